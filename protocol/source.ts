@@ -1,98 +1,136 @@
 /**
- * The source's half of a three-phase migration: types of its state, events and effects. (Transitions follow.)
+ * The source's half of a three-phase migration (TPM) and of its incremental form (IM), paper §1.6 and §1.7.
+ *
+ *   negotiating ─accept─▶ reconciling ─▶ pre-copy ─rest small─▶ memory-copy ─converged─▶ freezing
+ *        ▲                    │              │                     ▲  │                    │ frozen, fenced,
+ *        └──────peer-lost─────┘              │                     │  │                    │ memory ended
+ *                                            │                     └──┼─peer-lost: thaw────┤
+ *   aborting ◀──cancel, failed, refused──────┴────────────────────────┘                    ▼
+ *      │ aborted                                                                       preparing
+ *      ▼                                                                                   │ prepared
+ *   aborted        completed ◀─synchronised─ post-copy ◀─resumed─ handing-over ◀═══════════╝
+ *
+ * The double arrow is the point of no return: `persist handed-over` precedes `send handover`. Before it the
+ * source owns the domain and may always take it back; after it the destination may be running the domain,
+ * so the source never runs it again, whatever happens to the link or to either daemon.
+ *
+ * A lost link before the handover keeps what arrived: pre-copy and the memory stream go on where they were
+ * when the destination names the same session. A domain that was frozen runs again at once meanwhile.
+ *
+ * `step` does no I/O and reads no clock. It owns its bitmaps and mutates them in place; phases are replaced.
+ * The driver performs the effects in order, and a `persist` is durable before the next effect begins.
+ * Messages arrive decoded and range-checked; one that the phase does not allow is a `ProtocolError`.
  */
-import type { BlockBitmap } from "./block-bitmap.ts";
-import type { GenerationLog } from "./generation-log.ts";
-import type {
-  BlocksPurpose, DestinationMessage, DomainDescription, HashLevel, HostId, MigrationId, PostCopyCounts,
-  ReplicaNote, RungChoice, SourceMessage, VbdIndex,
-} from "./messages.ts";
-import type { BlockRun, Generation } from "./units.ts";
 
-export type SourceContext = {
-  readonly migration: MigrationId;
-  readonly destination: HostId;
-  readonly domain: DomainDescription;
-  /** The stay that ends here; the handover creates `generation + 1`. */
-  readonly generation: Generation;
-  readonly log: GenerationLog;
-  readonly replicas: readonly ReplicaNote[];
-  /** Blocks sent and not yet acknowledged: bounds memory on both hosts. */
-  readonly inFlightBlocksMax: number;
-  readonly iterationsMax: number;
-  /** Pre-copy may send this many times the vbds' size before it freezes regardless (as Xen: 3). */
-  readonly totalSentFactorMax: number;
-  /** Freeze once so many blocks are left: they go in post-copy. */
-  readonly remainingBlocksToFreeze: number;
-  /** A block that was sent so often and is dirty again is hot: it waits for post-copy. */
-  readonly hotSendsMax: number;
-};
+import { unreachable } from "./errors.ts";
+import {
+  abort,
+  aborting,
+  abortWith,
+  completed,
+  freezing,
+  handingOver,
+  postCopy,
+  preparing,
+} from "./source-handover.ts";
+import { negotiating, reconciling } from "./source-negotiation.ts";
+import { memoryCopy, preCopy } from "./source-precopy.ts";
+import type { SourceContext, SourceEvent, SourceRecord, SourceState, SourceStep } from "./source-state.ts";
 
-export type SourceEvent =
-  | { type: "connected" }
-  | { type: "peer-lost" }
-  | { type: "received"; message: DestinationMessage }
-  /** Answers `start-tracking`: what the open generation wrote before rounds were armed. */
-  | { type: "tracking"; written: readonly BlockBitmap[] }
-  /** Answers `scan-allocated`; undefined when the store cannot tell holes from data. */
-  | { type: "allocated"; vbd: VbdIndex; blocks: BlockBitmap | undefined }
-  /** Answers `compare-digests`: indexes (of regions or blocks) that differ. */
-  | { type: "compared"; vbd: VbdIndex; level: HashLevel; start: number; count: number; differing: readonly number[] }
-  /** Answers `collect-dirty`. */
-  | { type: "dirty"; attempt: number; atMs: number; blocks: readonly BlockBitmap[] }
-  /** The hypervisor finished a pass over memory; `converged` when the rest fits its downtime goal. */
-  | { type: "memory-round"; attempt: number; converged: boolean }
-  | { type: "domain-frozen"; attempt: number }
-  /** After the freeze: the hypervisor's stream is complete, `memoryBytes` long since its begin. */
-  | { type: "memory-ended"; attempt: number; memoryBytes: number }
-  /** Answers `fence`: no write can land any more, all is flushed. */
-  | {
-      type: "fenced";
-      attempt: number;
-      dirty: readonly BlockBitmap[];
-      written: readonly BlockBitmap[];
+export type * from "./source-state.ts";
+
+export const initial: SourceState = { phase: "idle" };
+
+/** The state and effects with which a source begins again from its journal after a restart. */
+export function restore(record: SourceRecord): SourceStep {
+  switch (record.phase) {
+    case "begun":
+      // The guest may have been frozen when the daemon died; nothing was handed over, so it runs on here.
+      return abortWith(
+        [{ type: "unfence" }, { type: "unfreeze-domain" }],
+        "down",
+        record.migration,
+        "the source was restarted",
+      );
+    case "handed-over":
+      return [{ phase: "handing-over", link: "down" }, []];
+    case "completed":
+      return [{ phase: "completed", counts: record.counts }, []];
+    case "aborted":
+      return [{ phase: "aborting", link: "down", reason: record.reason }, []];
+    default:
+      return unreachable(record);
+  }
+}
+
+/** Starts a migration: durable before anything is visible, so that a restart knows to tidy up. */
+export function start(context: SourceContext): SourceStep {
+  const { migration, destination, generation } = context;
+  return [
+    { phase: "negotiating", link: "down", attempt: 1 },
+    [{ type: "persist", record: { phase: "begun", migration, destination, generation } }],
+  ];
+}
+
+export function step(state: SourceState, event: SourceEvent, context: SourceContext): SourceStep {
+  if (isBeforeHandover(state)) {
+    if (event.type === "cancel") return abort(state, event.reason, context);
+    if (event.type === "failed") return abort(state, event.reason, context);
+    if (event.type === "received") {
+      const { message } = event;
+      if (message.type === "refuse" || message.type === "failed") {
+        return abort(state, `${message.code}: ${message.reason}`, context);
+      }
     }
-  /** The operator's wish. */
-  | { type: "cancel"; reason: string }
-  /** An effect failed here (a read error, the hypervisor refused). */
-  | { type: "failed"; reason: string };
+  }
+  switch (state.phase) {
+    case "idle":
+      return [state, []];
+    case "negotiating":
+      return negotiating(state, event, context);
+    case "reconciling":
+      return reconciling(state, event, context);
+    case "pre-copy":
+      return preCopy(state, event, context);
+    case "memory-copy":
+      return memoryCopy(state, event, context);
+    case "freezing":
+      return freezing(state, event, context);
+    case "preparing":
+      return preparing(state, event, context);
+    case "handing-over":
+      return handingOver(state, event, context);
+    case "post-copy":
+      return postCopy(state, event, context);
+    case "aborting":
+      return aborting(state, event, context);
+    case "completed":
+      return completed(state, event, context);
+    case "aborted":
+      return [state, []];
+    default:
+      return unreachable(state);
+  }
+}
 
-export type SourceRecord =
-  | { phase: "begun"; migration: MigrationId; destination: HostId; generation: Generation }
-  /** The point of no return. */
-  | { phase: "handed-over"; migration: MigrationId; destination: HostId; generation: Generation }
-  | { phase: "completed"; migration: MigrationId; counts: PostCopyCounts }
-  | { phase: "aborted"; migration: MigrationId; reason: string };
-
-export type SourceEffect =
-  | { type: "send"; message: Exclude<SourceMessage, { type: "blocks" | "memory" | "memory-open" }> }
-  /** Read these blocks and send what was read. Their bits are already cleared. */
-  | { type: "send-blocks"; ticket: number; purpose: BlocksPurpose; vbd: VbdIndex; runs: readonly BlockRun[] }
-  /** Arm write rounds on every vbd, before the first block is read. */
-  | { type: "start-tracking" }
-  | { type: "stop-tracking" }
-  | { type: "collect-dirty"; attempt: number }
-  | { type: "scan-allocated"; vbd: VbdIndex }
-  /** Digest our own blocks and compare with the peer's `digests`. */
-  | { type: "compare-digests"; vbd: VbdIndex; level: HashLevel; start: number; digests: Uint8Array }
-  /** Start the hypervisor's live stream; it goes out on the memory stream. */
-  | { type: "begin-memory"; attempt: number }
-  /** The memory stream goes on after a reconnect: send again from `offset`. */
-  | { type: "resume-memory"; attempt: number; offset: number }
-  /** The hypervisor may forget what it streamed; the domain keeps running here. */
-  | { type: "cancel-memory"; attempt: number }
-  | { type: "forget-memory"; offset: number }
-  | { type: "freeze-domain"; attempt: number }
-  /** The domain runs on here, and the live memory stream with it (pages dirtied meanwhile follow). */
-  | { type: "thaw-domain"; attempt: number }
-  /** Close the vbds to the domain, wait for writes in flight, flush. */
-  | { type: "fence"; attempt: number }
-  | { type: "unfence" }
-  | { type: "persist"; record: SourceRecord }
-  /** The domain runs elsewhere: end its frozen remains here. */
-  | { type: "destroy-remains" }
-  /** This host's vbds become the replica of `generation`. */
-  | { type: "keep-replica"; generation: Generation };
-
-/** What the ladder decided, for reports. */
-export type SourceLadder = readonly RungChoice[];
+/** May the source still take the domain back? The point of no return, as a question. */
+export function isBeforeHandover(state: SourceState): boolean {
+  switch (state.phase) {
+    case "idle":
+    case "negotiating":
+    case "reconciling":
+    case "pre-copy":
+    case "memory-copy":
+    case "freezing":
+    case "preparing":
+      return true;
+    case "handing-over":
+    case "post-copy":
+    case "completed":
+    case "aborting":
+    case "aborted":
+      return false;
+    default:
+      return unreachable(state);
+  }
+}

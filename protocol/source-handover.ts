@@ -1,0 +1,248 @@
+/**
+ * The source from the freeze on: handover, post-copy, and the ways out.
+ *
+ * `preparing → handing-over` is the point of no return; DESIGN §4 rules 5 and 6.
+ */
+
+import type { BlockBitmap } from "./block-bitmap.ts";
+import { BlockSender } from "./block-sender.ts";
+import type { MigrationId } from "./messages.ts";
+import {
+  type Answer,
+  blockCountsOf,
+  fill,
+  type Link,
+  type Phase,
+  type SourceContext,
+  type SourceEffect,
+  type SourceEvent,
+  type SourceState,
+  type SourceStep,
+  unexpected,
+} from "./source-state.ts";
+
+export function freezing(state: Phase<"freezing">, event: SourceEvent, context: SourceContext): SourceStep {
+  const { trip, attempt } = state;
+  switch (event.type) {
+    case "memory-ended":
+      if (event.attempt !== attempt) return [state, []];
+      return prepare({ ...state, memoryBytes: event.memoryBytes }, context);
+    case "fenced":
+      // Also an answer to an earlier fence holds a round that must not get lost.
+      trip.sender.add(event.dirty);
+      if (event.attempt !== attempt) return [state, []];
+      return prepare({ ...state, written: event.written }, context);
+    case "dirty":
+      trip.collectsOpen -= 1;
+      trip.sender.add(event.blocks);
+      return [state, []];
+    case "received": {
+      const { message } = event;
+      if (message.type === "memory-taken")
+        return [state, [{ type: "forget-memory", offset: message.offset }]];
+      return unexpected(state, message);
+    }
+    case "peer-lost":
+      return thaw(state);
+    default:
+      return [state, []];
+  }
+}
+
+/** The handover's first half, once every answer is in: all but the missing blocks (paper §1.6, phase 2). */
+function prepare(state: Phase<"freezing">, _context: SourceContext): SourceStep {
+  const { attempt, trip, memory, written, memoryBytes } = state;
+  if (written === undefined || memoryBytes === undefined) return [state, []];
+  trip.sender.add(trip.deferred);
+  const missing = trip.sender.toSend.map((bitmap) => bitmap.clone());
+  return [
+    { phase: "preparing", attempt, trip, memory },
+    [{ type: "send", message: { type: "prepare", attempt, memoryBytes, written, missing } }],
+  ];
+}
+
+export function preparing(state: Phase<"preparing">, event: SourceEvent, context: SourceContext): SourceStep {
+  switch (event.type) {
+    case "received": {
+      const { message } = event;
+      if (message.type === "memory-taken")
+        return [state, [{ type: "forget-memory", offset: message.offset }]];
+      if (message.type !== "prepared") return unexpected(state, message);
+      const { migration, destination, generation } = context;
+      return [
+        { phase: "handing-over", link: "up" },
+        [
+          // Durable first: a source that forgot it had handed over would run the domain a second time.
+          { type: "persist", record: { phase: "handed-over", migration, destination, generation } },
+          handover(context),
+        ],
+      ];
+    }
+    case "peer-lost":
+      return thaw(state);
+    default:
+      return [state, []];
+  }
+}
+
+/** The link broke while the domain was frozen for it. Nothing was handed over: the guest need not wait. */
+function thaw({ attempt, trip, memory }: Phase<"freezing"> | Phase<"preparing">): SourceStep {
+  return [
+    {
+      phase: "memory-copy",
+      link: "down",
+      attempt: attempt + 1,
+      trip,
+      memory: { ...memory, converged: false },
+    },
+    [{ type: "unfence" }, { type: "thaw-domain" }],
+  ];
+}
+
+function handover({ migration, generation }: SourceContext): SourceEffect {
+  return { type: "send", message: { type: "handover", migration, generation: generation + 1 } };
+}
+
+export function handingOver(
+  state: Phase<"handing-over">,
+  event: SourceEvent,
+  context: SourceContext,
+): SourceStep {
+  switch (event.type) {
+    case "connected":
+      return [{ ...state, link: "up" }, [handover(context)]];
+    case "peer-lost":
+      return [{ ...state, link: "down" }, []];
+    case "received": {
+      const { message } = event;
+      if (message.type === "resumed") return resumed(message.missing, context);
+      if (message.type === "synchronised") return synchronised(message, context);
+      // It does not know what it had promised to keep. The domain stays frozen until an operator decides.
+      if (message.type === "aborted") return [{ ...state, link: "down" }, []];
+      if (message.type === "memory-taken") return [state, []];
+      return unexpected(state, message);
+    }
+    default:
+      return [state, []];
+  }
+}
+
+function resumed(missing: readonly BlockBitmap[], context: SourceContext): SourceStep {
+  const sender = new BlockSender(blockCountsOf(context), { hotSendsMax: 1 });
+  sender.restart(missing);
+  return [
+    { phase: "post-copy", link: "up", sender },
+    [{ type: "destroy-remains" }, ...fill(sender, "push", context)],
+  ];
+}
+
+export function postCopy(state: Phase<"post-copy">, event: SourceEvent, context: SourceContext): SourceStep {
+  const { sender } = state;
+  switch (event.type) {
+    case "connected":
+      return [{ ...state, link: "up" }, [handover(context)]];
+    case "peer-lost":
+      // What was on its way is unknown: the destination says what it misses when it answers the next handover.
+      return [{ ...state, link: "down" }, []];
+    case "received": {
+      const { message } = event;
+      switch (message.type) {
+        case "stored":
+          if (!sender.acknowledge(message.ticket)) return unexpected(state, message);
+          return [state, fill(sender, "push", context)];
+        case "pull":
+          sender.hurry(message.vbd, message.runs);
+          return [state, fill(sender, "push", context)];
+        case "resumed":
+          sender.restart(message.missing);
+          return [state, fill(sender, "push", context)];
+        case "synchronised":
+          return synchronised(message, context);
+        default:
+          return unexpected(state, message);
+      }
+    }
+    default:
+      return [state, []];
+  }
+}
+
+function synchronised(message: Answer<"synchronised">, context: SourceContext): SourceStep {
+  const { migration, generation } = context;
+  const { counts } = message;
+  return [
+    { phase: "completed", counts },
+    [
+      { type: "keep-replica", generation },
+      { type: "persist", record: { phase: "completed", migration, counts } },
+      { type: "send", message: { type: "finished", migration } },
+    ],
+  ];
+}
+
+export function completed(state: Phase<"completed">, event: SourceEvent, context: SourceContext): SourceStep {
+  if (event.type === "received" && event.message.type === "synchronised") {
+    return [state, [{ type: "send", message: { type: "finished", migration: context.migration } }]];
+  }
+  return [state, []];
+}
+
+/** Takes the domain back: it runs here before anything else is done. Only before the handover. */
+export function abort(state: SourceState, reason: string, { migration }: SourceContext): SourceStep {
+  switch (state.phase) {
+    case "negotiating":
+      return abortWith([], state.link, migration, reason);
+    case "reconciling":
+      return abortWith([{ type: "stop-tracking" }], "up", migration, reason);
+    case "pre-copy":
+      return abortWith([{ type: "stop-tracking" }], state.link, migration, reason);
+    case "memory-copy":
+      return abortWith([{ type: "cancel-memory" }, { type: "stop-tracking" }], state.link, migration, reason);
+    case "freezing":
+    case "preparing": {
+      const effects = ["unfence", "unfreeze-domain", "cancel-memory", "stop-tracking"] as const;
+      return abortWith(
+        effects.map((type) => ({ type })),
+        "up",
+        migration,
+        reason,
+      );
+    }
+    default:
+      return [state, []];
+  }
+}
+
+export function abortWith(
+  effects: readonly SourceEffect[],
+  link: Link,
+  migration: MigrationId,
+  reason: string,
+): SourceStep {
+  const tell: SourceEffect[] = link === "down" ? [] : [tellAbort(migration, reason)];
+  return [
+    { phase: "aborting", link, reason },
+    [...effects, { type: "persist", record: { phase: "aborted", migration, reason } }, ...tell],
+  ];
+}
+
+function tellAbort(migration: MigrationId, reason: string): SourceEffect {
+  return { type: "send", message: { type: "abort", migration, reason } };
+}
+
+export function aborting(state: Phase<"aborting">, event: SourceEvent, context: SourceContext): SourceStep {
+  switch (event.type) {
+    case "connected":
+      return [{ ...state, link: "up" }, [tellAbort(context.migration, state.reason)]];
+    case "peer-lost":
+      return [{ ...state, link: "down" }, []];
+    case "received": {
+      // Whatever else arrives was sent before the destination heard of it.
+      const { type } = event.message;
+      if (type !== "aborted" && type !== "refuse" && type !== "failed") return [state, []];
+      return [{ phase: "aborted", reason: state.reason }, [{ type: "forget" }]];
+    }
+    default:
+      return [state, []];
+  }
+}
