@@ -1,106 +1,374 @@
 /**
- * The destination's half of a three-phase migration: types of its state, events and effects. (Transitions follow.)
+ * The destination's half of a three-phase migration, paper §1.6.
+ *
+ *   idle ─begin─▶ examining ─examined─▶ receiving ─prepare─▶ loading ─loaded, durable─▶ prepared
+ *                     │ refused             ▲ │                 │                         ║ handover
+ *                     ▼                     │ │ abort, failed   │ begin (rolled back)     ║ persist owner
+ *                  aborted ◀────────────────┼─┴─────────────────┤                         ▼
+ *                     ▲                     └───────────────────┴──── prepared        resuming
+ *                     └─abort (the source says so) ─────────────────────┘                 │ domain-resumed
+ *                                                                                         ▼
+ *                                          completed ◀─flushed─ (flushing) ◀─nothing── post-copy
+ *                                                                            missing
+ *
+ * Only the source decides. A destination that is `prepared` is in doubt: it neither runs the domain nor
+ * forgets it, across lost links and restarts, until the source says `handover` or `abort`. From `owner`
+ * on this host alone runs the domain, and its copy of a block is the newest as soon as the guest writes it.
+ *
+ * A lost link changes nothing here but who may speak: the source opens every session.
  */
-import type { BlockBitmap } from "./block-bitmap.ts";
-import type { GenerationLogEntry } from "./generation-log.ts";
-import type {
-  CopyAtDestination, DestinationMessage, DomainDescription, HashLevel, HostId, MigrationId, PostCopyCounts,
-  ReplicaNote, RungChoice, SourceMessage, VbdIndex,
-} from "./messages.ts";
-import type { BlockRun, Generation } from "./units.ts";
 
-export type DestinationContext = {
-  /** The peer, as the network has proved it. */
-  readonly source: HostId;
-  /** New for every start of this host's volatile state; see `accept`. */
-  readonly session: string;
-};
+import { completed, postCopy, prepared, resuming } from "./destination-postcopy.ts";
+import {
+  type Begun,
+  type DestinationContext,
+  type DestinationEffect,
+  type DestinationEvent,
+  type DestinationRecord,
+  type DestinationState,
+  type DestinationStep,
+  type Order,
+  type Phase,
+  type Reception,
+  unexpected,
+} from "./destination-state.ts";
+import { ProtocolError, unreachable } from "./errors.ts";
+import { PROTOCOL_VERSION } from "./limits.ts";
+import type { DestinationMessage, SourceMessage } from "./messages.ts";
 
-export type DestinationEvent =
-  | { type: "peer-lost" }
-  | { type: "received"; message: SourceMessage }
-  /** Answers `examine`: this host may take the domain, and this is what it holds already. */
-  | { type: "examined"; copies: readonly CopyAtDestination[] }
-  /** Answers `examine`: it may not, and nothing was changed. */
-  | { type: "refused"; code: string; reason: string }
-  /** Answers `digest`. */
-  | { type: "digests"; vbd: VbdIndex; level: HashLevel; start: number; digests: Uint8Array }
-  /** Answers `store-blocks`: written, or late and dropped. */
-  | { type: "blocks-stored"; ticket: number }
-  /** Answers `begin-memory`. */
-  | { type: "memory-ready"; attempt: number }
-  /** The hypervisor took the memory stream up to `offset`. */
-  | { type: "memory-taken"; attempt: number; offset: number }
-  /** Answers `load`: the hypervisor holds the whole state, suspended. */
-  | { type: "loaded"; attempt: number }
-  /** Answers `make-durable`. */
-  | { type: "durable" }
-  /** Answers `resume-domain`: it runs. `missing` is what guest reads would have to wait for. */
-  | { type: "domain-resumed" }
-  /** A guest read or a partial write waits for these missing blocks. */
-  | { type: "need-blocks"; vbd: VbdIndex; runs: readonly BlockRun[] }
-  /** The last missing block is here (or was overwritten). */
-  | { type: "nothing-missing" }
-  /** Answers `flush`: everything is durable, and the counts are final. */
-  | { type: "flushed"; counts: PostCopyCounts }
-  /** Answers `report-missing`. */
-  | { type: "missing"; blocks: readonly BlockBitmap[] }
-  /** An effect failed here; before the handover this ends the attempt. */
-  | { type: "failed"; code: string; reason: string };
+export type * from "./destination-state.ts";
 
-export type DestinationRecord =
-  /** From here on the vbds' files are being written by `migration`: their old identity says nothing. */
-  | { phase: "receiving"; migration: MigrationId; source: HostId; domain: DomainDescription; generation: Generation }
-  /**
-   * All of generation `generation` (the source's) is here except `missing`, which the stores keep durably.
-   * Only the source knows whether the handover happened.
-   */
-  | {
-      phase: "prepared";
-      migration: MigrationId;
-      source: HostId;
-      domain: DomainDescription;
-      generation: Generation;
+export const initial: DestinationState = { phase: "idle" };
+
+/** The state and effects with which a destination begins again from its journal after a restart. */
+export function restore(record: DestinationRecord): DestinationStep {
+  switch (record.phase) {
+    case "receiving":
+      // Volatile state is lost: the copies stay as bytes that nobody vouches for, the hash rung's matter.
+      // A source that is still there begins again, and is told of a new session.
+      return [{ phase: "idle" }, [{ type: "discard-memory" }, { type: "close-copies" }, { type: "forget" }]];
+    case "prepared":
+      return [{ phase: "prepared", begun: record, reception: undefined }, []];
+    case "owner":
+      return [
+        { phase: "resuming", begun: record, isAttached: false, problem: undefined },
+        [{ type: "resume-domain", generation: record.generation + 1 }],
+      ];
+    case "synchronised":
+      return [{ phase: "completed", begun: record, counts: record.counts }, []];
+    case "aborted":
+      return [{ phase: "aborted", migration: record.migration, reason: record.reason }, []];
+    default:
+      return unreachable(record);
+  }
+}
+
+export function step(
+  state: DestinationState,
+  event: DestinationEvent,
+  context: DestinationContext,
+): DestinationStep {
+  switch (state.phase) {
+    case "idle":
+      return idle(state, event);
+    case "examining":
+      return examining(state, event, context);
+    case "receiving":
+      return receiving(state, event, context);
+    case "loading":
+      return loading(state, event, context);
+    case "prepared":
+      return prepared(state, event, context);
+    case "resuming":
+      return resuming(state, event);
+    case "post-copy":
+      return postCopy(state, event, context);
+    case "completed":
+      return completed(state, event);
+    case "aborted":
+      return aborted(state, event);
+    default:
+      return unreachable(state);
+  }
+}
+
+function idle(state: Phase<"idle">, event: DestinationEvent): DestinationStep {
+  if (event.type !== "received") return [state, []];
+  const { message } = event;
+  // Asked about a migration that left no trace here: it never came to `prepared`, or it was undone.
+  if (message.type === "abort" || message.type === "handover") {
+    return [state, [send({ type: "aborted", migration: message.migration })]];
+  }
+  if (message.type !== "begin") return unexpected(state, message);
+  if (message.version !== PROTOCOL_VERSION) {
+    throw new ProtocolError({
+      code: "PROTOCOL_VERSION_MISMATCH",
+      ours: PROTOCOL_VERSION,
+      theirs: message.version,
+    });
+  }
+  const { migration, generation, domain } = message;
+  return [
+    { phase: "examining", begun: { migration, generation, domain } },
+    [{ type: "examine", domain, generation }],
+  ];
+}
+
+function examining(
+  state: Phase<"examining">,
+  event: DestinationEvent,
+  context: DestinationContext,
+): DestinationStep {
+  switch (event.type) {
+    case "examined": {
+      const { copies } = event;
+      const reception: Reception = {
+        begun: state.begun,
+        copies,
+        isOpen: false,
+        memory: undefined,
+        log: [],
+        replicas: [],
+      };
+      return [{ phase: "receiving", reception }, [accept(reception, context)]];
     }
-  /** The domain belongs to this host under `generation`. */
-  | { phase: "owner"; migration: MigrationId; source: HostId; domain: DomainDescription; generation: Generation }
-  | {
-      phase: "synchronised";
-      migration: MigrationId;
-      source: HostId;
-      domain: DomainDescription;
-      generation: Generation;
-      counts: PostCopyCounts;
+    case "refused": {
+      const { code, reason } = event;
+      return [
+        { phase: "aborted", migration: state.begun.migration, reason },
+        [send({ type: "refuse", code, reason })],
+      ];
     }
-  | { phase: "aborted"; migration: MigrationId; reason: string };
+    case "failed": {
+      const { code, reason } = event;
+      return [
+        { phase: "aborted", migration: state.begun.migration, reason },
+        [send({ type: "failed", code, reason })],
+      ];
+    }
+    case "received":
+      if (event.message.type === "abort") return abort(state.begun, event.message.reason, []);
+      // The link was lost before we could answer: the answer is on its way.
+      if (event.message.type === "begin" && isSame(state.begun, event.message)) return [state, []];
+      return unexpected(state, event.message);
+    default:
+      return [state, []];
+  }
+}
 
-export type DestinationEffect =
-  | { type: "send"; message: DestinationMessage }
-  /** May this host take the domain, and what does it hold of it? Changes nothing. */
-  | { type: "examine"; domain: DomainDescription; generation: Generation }
-  /** Reserve space, create what is not there, mark the copies as being written. After `persist receiving`. */
-  | { type: "open-copies"; choices: readonly RungChoice[] }
-  | { type: "digest"; vbd: VbdIndex; level: HashLevel; start: number; count: number }
-  /** Write each block unless (in post-copy) it is no longer missing. */
-  | { type: "store-blocks"; message: Extract<SourceMessage, { type: "blocks" }> }
-  | { type: "begin-memory"; attempt: number }
-  /** End the incoming guest; its memory is worth nothing any more. */
-  | { type: "discard-memory" }
-  /** Wait until the hypervisor has taken `memoryBytes` of the stream and holds the whole state. */
-  | { type: "load"; attempt: number; memoryBytes: number }
-  /** Flush the vbds; then write `missing`, the log with `written` as the bitmap of `generation`, durably. */
-  | {
-      type: "make-durable";
-      generation: Generation;
-      log: readonly GenerationLogEntry[];
-      replicas: readonly ReplicaNote[];
-      written: readonly BlockBitmap[];
-      missing: readonly BlockBitmap[];
+function accept({ copies, memory }: Reception, { session }: DestinationContext): DestinationEffect {
+  return send({
+    type: "accept",
+    version: PROTOCOL_VERSION,
+    session,
+    copies,
+    memoryTaken: memory?.taken ?? 0,
+  });
+}
+
+function receiving(
+  state: Phase<"receiving">,
+  event: DestinationEvent,
+  context: DestinationContext,
+): DestinationStep {
+  const { reception } = state;
+  switch (event.type) {
+    case "received":
+      return order(state, event.message, context);
+    case "digests": {
+      const { vbd, level, start, digests } = event;
+      return [state, [send({ type: "hashes", vbd, level, start, digests })]];
     }
-  | { type: "persist"; record: DestinationRecord }
-  /** Export the vbds to the domain under `generation`, tracking from the first write on, and let it run. */
-  | { type: "resume-domain"; generation: Generation }
-  | { type: "report-missing" }
-  | { type: "flush" }
-  /** Give back what `open-copies` reserved; the bytes that arrived stay, as a copy that nobody vouches for. */
-  | { type: "close-copies" };
+    case "blocks-stored":
+      return [state, [send({ type: "stored", ticket: event.ticket })]];
+    case "memory-ready":
+      if (event.attempt !== reception.memory?.attempt) return [state, []];
+      return [state, [send({ type: "memory-ready", attempt: event.attempt })]];
+    case "memory-taken":
+      return memoryTaken(state, event);
+    case "failed":
+      return failed(reception, event);
+    default:
+      return [state, []];
+  }
+}
+
+function order(
+  state: Phase<"receiving">,
+  message: SourceMessage,
+  context: DestinationContext,
+): DestinationStep {
+  const { reception } = state;
+  const { begun, isOpen } = reception;
+  switch (message.type) {
+    case "begin":
+      if (!isSame(begun, message)) return unexpected(state, message);
+      return [state, [accept(reception, context)]];
+    case "ladder": {
+      if (message.choices.length !== begun.domain.vbds.length) return unexpected(state, message);
+      // Once, also when a source that distrusts our acknowledgements climbs the ladder again.
+      if (isOpen) return [state, []];
+      const { source } = context;
+      return [
+        { phase: "receiving", reception: { ...reception, isOpen: true } },
+        [
+          { type: "persist", record: { phase: "receiving", source, ...begun } },
+          { type: "open-copies", choices: message.choices },
+        ],
+      ];
+    }
+    case "ask-hashes": {
+      const { vbd, level, start, count } = message;
+      return [state, [{ type: "digest", vbd, level, start, count }]];
+    }
+    case "blocks":
+      if (!isOpen || message.purpose !== "precopy") return unexpected(state, message);
+      return [state, [{ type: "store-blocks", message }]];
+    case "log":
+      return [
+        {
+          phase: "receiving",
+          reception: { ...reception, log: message.entries, replicas: message.replicas },
+        },
+        [],
+      ];
+    case "memory-begin": {
+      const { attempt } = message;
+      const memory = { attempt, taken: 0 };
+      const discard: DestinationEffect[] = reception.memory === undefined ? [] : [{ type: "discard-memory" }];
+      return [
+        { phase: "receiving", reception: { ...reception, memory } },
+        [...discard, { type: "begin-memory", attempt }],
+      ];
+    }
+    case "prepare":
+      return prepare(state, message);
+    case "abort":
+      return abort(begun, message.reason, tidy(reception));
+    default:
+      return unexpected(state, message);
+  }
+}
+
+/** The hypervisor took more: the source may forget those bytes, and a reconnect begins there. */
+function memoryTaken<State extends Phase<"receiving"> | Phase<"loading">>(
+  state: State,
+  { attempt, offset }: Extract<DestinationEvent, { type: "memory-taken" }>,
+): DestinationStep {
+  const { reception } = state;
+  if (attempt !== reception.memory?.attempt) return [state, []];
+  const memory = { attempt, taken: offset };
+  return [{ ...state, reception: { ...reception, memory } }, [send({ type: "memory-taken", offset })]];
+}
+
+function prepare(state: Phase<"receiving">, message: Order<"prepare">): DestinationStep {
+  const { reception } = state;
+  const { begun, log, replicas, memory, isOpen } = reception;
+  if (!isOpen || memory === undefined) return unexpected(state, message);
+  const { attempt, memoryBytes, written, missing } = message;
+  return [
+    { phase: "loading", reception, attempt, isLoaded: false, isDurable: false },
+    [
+      { type: "load", attempt, memoryBytes },
+      { type: "make-durable", attempt, generation: begun.generation, log, replicas, written, missing },
+    ],
+  ];
+}
+
+function loading(
+  state: Phase<"loading">,
+  event: DestinationEvent,
+  context: DestinationContext,
+): DestinationStep {
+  const { reception } = state;
+  switch (event.type) {
+    case "loaded":
+      if (event.attempt !== state.attempt) return [state, []];
+      return loadedAndDurable({ ...state, isLoaded: true }, context);
+    case "durable":
+      if (event.attempt !== state.attempt) return [state, []];
+      return loadedAndDurable({ ...state, isDurable: true }, context);
+    case "memory-taken":
+      return memoryTaken(state, event);
+    case "failed":
+      return failed(reception, event);
+    case "received": {
+      const { message } = event;
+      if (message.type === "abort") return abort(reception.begun, message.reason, tidy(reception));
+      if (message.type !== "begin" || !isSame(reception.begun, message)) return unexpected(state, message);
+      // The source lost the link, thawed the domain, and copies on.
+      return [{ phase: "receiving", reception }, [accept(reception, context)]];
+    }
+    default:
+      return [state, []];
+  }
+}
+
+function loadedAndDurable(state: Phase<"loading">, { source }: DestinationContext): DestinationStep {
+  const { reception } = state;
+  if (!state.isLoaded || !state.isDurable) return [state, []];
+  return [
+    { phase: "prepared", begun: reception.begun, reception },
+    // Durable first: the source passes its point of no return because of this promise.
+    [
+      { type: "persist", record: { phase: "prepared", source, ...reception.begun } },
+      send({ type: "prepared" }),
+    ],
+  ];
+}
+
+/** This host cannot go on. Nothing was handed over: the domain goes on at the source. */
+function failed(
+  reception: Reception,
+  { code, reason }: Extract<DestinationEvent, { type: "failed" }>,
+): DestinationStep {
+  const { migration } = reception.begun;
+  return [
+    { phase: "aborted", migration, reason },
+    [
+      ...tidy(reception),
+      { type: "persist", record: { phase: "aborted", migration, reason } },
+      send({ type: "failed", code, reason }),
+    ],
+  ];
+}
+
+function abort({ migration }: Begun, reason: string, effects: readonly DestinationEffect[]): DestinationStep {
+  return [
+    { phase: "aborted", migration, reason },
+    [
+      ...effects,
+      { type: "persist", record: { phase: "aborted", migration, reason } },
+      send({ type: "aborted", migration }),
+      { type: "forget" },
+    ],
+  ];
+}
+
+function tidy({ memory, isOpen }: Reception): DestinationEffect[] {
+  const effects: DestinationEffect[] = memory === undefined ? [] : [{ type: "discard-memory" }];
+  return isOpen ? [...effects, { type: "close-copies" }] : effects;
+}
+
+/** A source that aborts may not know that we did so before. */
+function aborted(state: Phase<"aborted">, event: DestinationEvent): DestinationStep {
+  if (event.type !== "received") return [state, []];
+  const { message } = event;
+  if (message.type === "abort" || message.type === "handover") {
+    return [state, [send({ type: "aborted", migration: message.migration }), { type: "forget" }]];
+  }
+  if (message.type === "begin") {
+    const { reason } = state;
+    return [state, [send({ type: "failed", code: "MIGRATION_ABORTED", reason })]];
+  }
+  // Sent before the source heard of it.
+  return [state, []];
+}
+
+function isSame({ migration, generation }: Begun, message: Order<"begin">): boolean {
+  return migration === message.migration && generation === message.generation;
+}
+
+function send(message: DestinationMessage): DestinationEffect {
+  return { type: "send", message };
+}
