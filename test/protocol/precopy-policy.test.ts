@@ -1,0 +1,56 @@
+import { describe, expect, it } from "vitest";
+import { type IterationStatistics, precopyPolicy } from "../../protocol/precopy-policy.ts";
+
+const limits = { remainingBlocksToFreeze: 100, iterationsMax: 5, totalSentFactorMax: 3 };
+
+/** The second iteration of a migration that converges: no rule stops it. */
+const converging: IterationStatistics = {
+  iteration: 2,
+  dirtiedBlocks: 500,
+  sentBlocks: 1000,
+  elapsedMs: 2000,
+  remainingBlocks: 500,
+  totalSentBlocks: 11_000,
+  diskBlocks: 10_000,
+};
+
+describe("pre-copy", () => {
+  it("iterates while it converges, and tells its rates", () => {
+    expect(precopyPolicy(converging, limits)).toEqual({
+      decision: "iterate",
+      reason: "converging",
+      dirtyBlocksPerSecond: 250,
+      sentBlocksPerSecond: 500,
+    });
+  });
+
+  it.each<[string, Partial<IterationStatistics>, Partial<IterationStatistics>]>([
+    ["little-remains", { remainingBlocks: 100 }, { remainingBlocks: 101 }],
+    ["dirty-rate-too-high", { dirtiedBlocks: 1000 }, { dirtiedBlocks: 999 }],
+    ["iteration-cap", { iteration: 5 }, { iteration: 4 }],
+    ["total-sent-cap", { totalSentBlocks: 30_000 }, { totalSentBlocks: 29_999 }],
+  ])("freezes with reason %s, and not one step earlier", (reason, at, before) => {
+    expect(precopyPolicy({ ...converging, ...at }, limits)).toMatchObject({ decision: "freeze", reason });
+    expect(precopyPolicy({ ...converging, ...before }, limits).decision).toBe("iterate");
+  });
+
+  it("does not take an iteration that sent nothing for a slow link", () => {
+    const idle = { ...converging, iteration: 1, sentBlocks: 0, totalSentBlocks: 0 };
+    expect(precopyPolicy(idle, limits).decision).toBe("iterate");
+  });
+
+  it("has no rates after an iteration without duration", () => {
+    expect(precopyPolicy({ ...converging, elapsedMs: 0 }, limits).sentBlocksPerSecond).toBeUndefined();
+  });
+
+  it("names the best news first when several rules hold", () => {
+    const all = {
+      ...converging,
+      remainingBlocks: 0,
+      dirtiedBlocks: 2000,
+      iteration: 9,
+      totalSentBlocks: 90_000,
+    };
+    expect(precopyPolicy(all, limits)).toMatchObject({ reason: "little-remains" });
+  });
+});
