@@ -1,0 +1,266 @@
+/**
+ * Everything that can be asked of a daemon on its local socket: one table of methods, and what their
+ * parameters, results and events look like. The command line is one client of it, tests are another.
+ *
+ * Sizes are in bytes, times are RFC 3339 in UTC, durations end in their unit. An absent field is
+ * something the answering host does not know; it is never a made-up zero.
+ */
+
+import type { Rung } from "../../protocol/messages.ts";
+import type { Generation } from "../../protocol/units.ts";
+
+export type HostInfo = {
+  host: string;
+  hostName: string;
+  version: string;
+  protocolVersion: number;
+  pid: number;
+  startedAt: string;
+  dataDir: string;
+  /** Multiaddrs of this host, to be given to `sojourn init --peer` elsewhere. */
+  addresses: readonly string[];
+  hypervisors: readonly string[];
+  domains: number;
+};
+
+export type HostRow = {
+  host: string;
+  hostName: string;
+  self: boolean;
+  state: "alive" | "suspect" | "dead" | "unknown";
+  addresses: readonly string[];
+  domains?: number;
+  freeBytes?: number;
+  roundTripMs?: number;
+  /** Whose word this is, and how old it is. */
+  seenBy: string;
+  ageSeconds: number;
+};
+
+/**
+ * `sizeBytes` alone: a new, empty vbd. `path`: this file or device becomes the vbd, in place. `image`: a new
+ * vbd that starts as a copy of this file, at least `sizeBytes` large.
+ */
+export type VbdRequest = { name: string; sizeBytes?: number; path?: string; image?: string };
+
+export type CreateParams = {
+  name: string;
+  hypervisor: string;
+  memoryBytes: number;
+  vbds: readonly VbdRequest[];
+  /** The hypervisor adapter's own settings, JSON. */
+  config: string;
+};
+
+/** `undecided`: only `recover` may say where the domain runs. `unknown`: its host does not answer. */
+export type DomainRowState =
+  | "running"
+  | "suspended"
+  | "incoming"
+  | "shutoff"
+  | "crashed"
+  | "undecided"
+  | "unknown";
+
+export type ReplicaSummary = {
+  hostName: string;
+  generation: Generation;
+  /** What a migration to that host would have to send now. */
+  dirtyBlocks?: number;
+};
+
+export type Progress = {
+  /** As the state machine names it: `reconcile`, `pre-copy`, `freeze-and-copy`, `post-copy` … */
+  phase: string;
+  iteration: number;
+  sentBytes: number;
+  totalBytes?: number;
+  memoryBytes: number;
+  rateBytesPerSecond: number;
+  dirtyRateBytesPerSecond: number;
+  remainingBlocks: number;
+  etaSeconds?: number;
+  /** False while the link is down: the migration waits for it. */
+  connected: boolean;
+};
+
+export type MigrationSummary = Progress & { migration: string; fromName: string; toName: string };
+
+export type DomainRow = {
+  id: string;
+  name: string;
+  state: DomainRowState;
+  host: string;
+  hostName: string;
+  generation: Generation;
+  memoryBytes: number;
+  vbds: readonly { name: string; sizeBytes: number }[];
+  replicas: readonly ReplicaSummary[];
+  migration?: MigrationSummary;
+  seenBy: string;
+  ageSeconds: number;
+};
+
+export type DomainDetail = DomainRow & {
+  hypervisor: string;
+  config?: string;
+  createdAt?: string;
+  stateDetail?: string;
+  vbdFiles?: readonly { name: string; path: string; attachment: string; bytesAllocated?: number }[];
+  /** Figures of the guest itself, as its hypervisor adapter reports them. */
+  guest?: Record<string, unknown>;
+  lastHop?: HopReport;
+  /** Where the domain's only right copy is, and what is safe to do now, in one sentence. */
+  advice: string;
+};
+
+export type PlanVbd = { name: string; rung: Rung; reason: string; blocks: number; bytes: number };
+
+export type PlanRow = {
+  host: string;
+  hostName: string;
+  reachable: boolean;
+  vbds: readonly PlanVbd[];
+  bytes: number;
+  /** Why that host would refuse the domain. */
+  refusal?: string;
+};
+
+export type MigrateOptions = {
+  iterationsMax?: number;
+  /** Compare digests of every vbd at both ends before the migration counts as done. */
+  verify?: boolean;
+};
+
+/** One finished migration. `rung` and `reason` are the costliest ones of its vbds. */
+export type HopReport = {
+  migration: string;
+  domain: string;
+  from: string;
+  to: string;
+  generation: Generation;
+  rung: Rung;
+  reason: string;
+  diskBytesSent: number;
+  blocksChanged: number;
+  blocksResent: number;
+  bytesAllocated: number;
+  memoryBytesSent: number;
+  downtimeMs: number;
+  disruptionMs: number;
+  totalMs: number;
+  pushed: number;
+  pulled: number;
+  superseded: number;
+  iterations: number;
+  verified?: boolean;
+};
+
+export type ReplicaRow = {
+  domain: string;
+  name: string;
+  host: string;
+  hostName: string;
+  generation: Generation;
+  /** The domain's generation now: what the replica lacks was written since its own. */
+  ownerGeneration: Generation;
+  dirtyBlocks?: number;
+  dirtyBytes?: number;
+  bytesAllocated?: number;
+  seenBy: string;
+  ageSeconds: number;
+};
+
+/** One stay of a domain on one host, and the hop that brought it there. */
+export type HistoryRow = {
+  generation: Generation;
+  host: string;
+  hostName: string;
+  startedAt?: string;
+  endedAt?: string;
+  blocksWritten?: number;
+  hop?: HopReport;
+};
+
+/** A full pass of the guest over its own memory and vbds. */
+export type VerifyReport = {
+  domain: string;
+  name: string;
+  ok: boolean;
+  errors: number;
+  blocksChecked?: number;
+  pagesChecked?: number;
+  durationMs: number;
+  detail?: Record<string, unknown>;
+};
+
+type NoParams = Record<string, never>;
+type DomainParams = { domain: string };
+type Done = { domain: string; name: string; state: DomainRowState };
+
+/** `domain` is everywhere an id or a name, as people have it at hand; `to` likewise a host's id or name. */
+export type Api = {
+  info: { params: NoParams; result: HostInfo };
+  hosts: { params: NoParams; result: readonly HostRow[] };
+  create: { params: CreateParams; result: Done };
+  start: { params: DomainParams; result: Done };
+  stop: { params: DomainParams; result: Done };
+  destroy: { params: DomainParams; result: Done };
+  list: { params: NoParams; result: readonly DomainRow[] };
+  show: { params: DomainParams; result: DomainDetail };
+  plan: { params: DomainParams; result: readonly PlanRow[] };
+  /** Goes on when its caller leaves; `cancel` ends it, as long as it can still be undone. */
+  migrate: {
+    params: { domain: string; to: string; options?: MigrateOptions };
+    result: HopReport;
+    events: Progress;
+  };
+  cancel: { params: DomainParams; result: { domain: string; name: string; migration: string } };
+  replicas: { params: { domain?: string }; result: readonly ReplicaRow[] };
+  history: { params: DomainParams; result: readonly HistoryRow[] };
+  verify: { params: DomainParams; result: VerifyReport };
+  /** Tests only: the daemon does `action` when it next comes to `point`. */
+  "arm-fault": { params: { point: string; action: string }; result: { armed: true } };
+  "stop-daemon": { params: NoParams; result: { stopping: true } };
+};
+
+export type ApiMethod = keyof Api;
+export type ApiEvent<M extends ApiMethod> = Api[M] extends { events: infer E } ? E : never;
+
+/** A failure as it crosses the socket. Match `code`; `exitCode` says where the domain is (see the README). */
+export type ApiErrorBody = {
+  code: string;
+  message: string;
+  remedy?: string;
+  detail?: Record<string, unknown>;
+  exitCode: number;
+};
+
+/** What a handler gets beside its parameters. */
+export type ApiCall<M extends ApiMethod> = {
+  /** Shown to the caller. A caller that does not keep up misses events, never the result. */
+  emit(event: ApiEvent<M>): void;
+  /** Aborted when the caller is gone or the server stops: nobody waits for the result any more. */
+  signal: AbortSignal;
+};
+
+export type ApiHandlers = {
+  [M in ApiMethod]: (
+    params: Api[M]["params"],
+    call: ApiCall<M>,
+  ) => Api[M]["result"] | Promise<Api[M]["result"]>;
+};
+
+/** A request may be no longer than this; answers may. */
+export const REQUEST_LINE_SIZE_MAX = 1 << 20;
+
+/** Newline-delimited JSON, from the client. */
+export type ApiRequest = { id: number; method: string; params: unknown };
+
+/** Newline-delimited JSON, from the server: any number of events, then a result or an error. */
+export type ApiResponse =
+  | { id: number; event: unknown }
+  | { id: number; result: unknown }
+  | { id: number; error: ApiErrorBody }
+  /** Without an id: the request could not be read, and the server closes the connection. */
+  | { id: null; error: ApiErrorBody };
