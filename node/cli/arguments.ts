@@ -1,0 +1,35 @@
+/** Parsers of option values; each complains in the words of the option's user. */
+
+import { InvalidArgumentError } from "commander";
+import { parseSize } from "./sizes.ts";
+
+export function integer({
+  min,
+  max = Number.MAX_SAFE_INTEGER,
+}: {
+  min: number;
+  max?: number;
+}): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
+  };
+}
+
+/** "64MiB" and the like, in bytes; at least one byte. */
+export function size(text: string): number {
+  let bytes: number;
+  try {
+    bytes = parseSize(text);
+  } catch {
+    throw new InvalidArgumentError("It must be a size, such as 64MiB or 4GiB.");
+  }
+  if (bytes < 1) throw new InvalidArgumentError("It must be at least one byte.");
+  return bytes;
+}
+
+/** Adds one value of an option that may stand several times. */
+export function collect<T>(parse: (text: string) => T): (text: string, previous: T[] | undefined) => T[] {
+  return (text, previous = []) => [...previous, parse(text)];
+}

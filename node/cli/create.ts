@@ -1,0 +1,93 @@
+/** `sojourn create`: a new domain on this host. */
+
+import { resolve } from "node:path";
+import { type Command, InvalidArgumentError } from "commander";
+import type { Api, VbdRequest } from "../control/api.ts";
+import { collect, integer, size } from "./arguments.ts";
+import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
+import { printable, UsageError } from "./output.ts";
+
+type CreateCliOptions = ApiOptions & {
+  hypervisor: string;
+  memory: number;
+  vbd?: VbdRequest[];
+  image?: string;
+  workload?: string;
+  seed?: number;
+  fill?: number;
+  config?: string;
+};
+
+export function addCreate(program: Command): void {
+  addApiCommand(program, "create", {
+    summary: "create a domain on this host and start it",
+    example: "sojourn create web --memory 64MiB --vbd root=4GiB --workload web",
+  })
+    .argument("<name>", "the domain's name")
+    .option("--hypervisor <kind>", "wasm, qemu or xen", "wasm")
+    .requiredOption("--memory <size>", "the guest's memory", size)
+    .option(
+      "--vbd <name=size|name=path>",
+      "a new vbd, or a file or device as it is; repeatable",
+      collect(vbdRequest),
+    )
+    .option("--image <file>", "the first vbd starts as a copy of this file")
+    .option("--workload <name>", "wasm: what the guest does")
+    .option("--seed <n>", "wasm: seed of the workload", integer({ min: 0, max: 2 ** 32 - 1 }))
+    .option("--fill <size>", "wasm: how much the guest writes to its vbds first", size)
+    .option("--config <json>", "settings of another hypervisor adapter, as JSON")
+    .action(async (name: string, options: CreateCliOptions) => {
+      const params = createParams(name, options);
+      await withClient(options, async (client) => {
+        const done = await client.call("create", params);
+        printResult(options, done, () => `created ${printable(done.name)} (${printable(done.domain)})\n`);
+      });
+    });
+}
+
+/** "root=4GiB": a new vbd; "data=/srv/data.img" or "data=./data.img": that file, in place. */
+function vbdRequest(text: string): VbdRequest {
+  const [, name, value] = /^([^=]+)=(.+)$/.exec(text) ?? [];
+  if (name === undefined || value === undefined) {
+    throw new InvalidArgumentError("It must be NAME=SIZE or NAME=PATH.");
+  }
+  if (value.includes("/")) return { name, path: resolve(value) };
+  return { name, sizeBytes: size(value) };
+}
+
+function createParams(name: string, options: CreateCliOptions): Api["create"]["params"] {
+  return {
+    name,
+    hypervisor: options.hypervisor,
+    memoryBytes: options.memory,
+    vbds: withImage(options.vbd ?? [], options.image),
+    config: adapterConfig(options),
+  };
+}
+
+function withImage(vbds: readonly VbdRequest[], image: string | undefined): readonly VbdRequest[] {
+  if (image === undefined) return vbds;
+  const [first = { name: "root" }, ...others] = vbds;
+  if (first.path !== undefined)
+    throw new UsageError("--image fills a new first vbd, and the first --vbd is a file");
+  return [{ ...first, image: resolve(image) }, ...others];
+}
+
+/** The adapter reads its own JSON; the wasm adapter's settings have options of their own here. */
+function adapterConfig({ config, workload, seed, fill }: CreateCliOptions): string {
+  const settings = {
+    ...(workload === undefined ? {} : { workload }),
+    ...(seed === undefined ? {} : { seed }),
+    ...(fill === undefined ? {} : { fillBytes: fill }),
+  };
+  if (config === undefined) return JSON.stringify(settings);
+  if (Object.keys(settings).length > 0) {
+    throw new UsageError("--config holds all settings: --workload, --seed and --fill cannot stand beside it");
+  }
+  try {
+    JSON.parse(config);
+  } catch (cause) {
+    throw new UsageError("--config is not JSON", { cause });
+  }
+  return config;
+}

@@ -1,0 +1,88 @@
+/**
+ * The command line: parses it, runs one command, and turns every failure into a sentence and an exit
+ * code. A code answers the operator's question, where does my domain run:
+ *
+ *   0 done · 1 failed, safe at the source · 2 usage · 3 failed, safe at the destination · 4 undecided
+ */
+
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { Command, CommanderError } from "commander";
+import { addCreate } from "./create.ts";
+import { addHistory } from "./history.ts";
+import { addHosts } from "./hosts.ts";
+import { addInit } from "./init.ts";
+import { addLifecycle } from "./lifecycle.ts";
+import { addList } from "./list.ts";
+import { addMigrate } from "./migrate.ts";
+import { addNbdServe } from "./nbd-serve.ts";
+import { describeFailure, type Failure, printFailure } from "./output.ts";
+import { addPlan } from "./plan.ts";
+import { addReplicas } from "./replicas.ts";
+import { addShow } from "./show.ts";
+import { addUp } from "./up.ts";
+import { addVerify } from "./verify.ts";
+
+/** `args` without the executable's own. Sets `process.exitCode`; never throws. */
+export async function runCli(args: readonly string[]): Promise<void> {
+  // `sojourn list | head` is no failure.
+  process.stdout.on("error", (cause: NodeJS.ErrnoException) => {
+    if (cause.code !== "EPIPE") throw cause;
+  });
+  const program = buildProgram();
+  try {
+    if (args.length === 0) program.outputHelp({ error: true });
+    if (args.length === 0) process.exitCode = 2;
+    else await program.parseAsync(args, { from: "user" });
+  } catch (cause) {
+    const failure = failureOf(cause, program);
+    if (failure === undefined) return;
+    printFailure(failure, { json: args.includes("--json") });
+    process.exitCode = failure.exitCode;
+  }
+}
+
+function buildProgram(): Command {
+  const program = new Command("sojourn")
+    .description(
+      "Moves running domains, local disks and all, between hosts that share nothing but a network.",
+    )
+    .version(packageVersion(), "--version", "print the version")
+    .helpCommand("help [command]", "show the help of a command")
+    .exitOverride()
+    // Complaints are printed once, in our form, by `runCli`.
+    .configureOutput({ outputError: () => {} });
+  addInit(program);
+  addUp(program);
+  addCreate(program);
+  addLifecycle(program);
+  addList(program);
+  addShow(program);
+  addPlan(program);
+  addMigrate(program);
+  addReplicas(program);
+  addHistory(program);
+  addVerify(program);
+  addHosts(program);
+  addNbdServe(program);
+  return program;
+}
+
+/** Undefined when the "failure" was that help or the version was asked for. */
+function failureOf(cause: unknown, program: Command): Failure | undefined {
+  const command = program.commands.find((each) => program.args.includes(each.name()));
+  const hint = `see \`sojourn ${command === undefined ? "" : `${command.name()} `}--help\``;
+  if (!(cause instanceof CommanderError)) return describeFailure(cause, hint);
+  if (cause.exitCode === 0) return undefined;
+  const message = cause.message.replace(/^error: /, "").replace(/\n\((.*)\)$/, "; $1");
+  return { code: "CLI_USAGE", message, remedy: hint, exitCode: 2 };
+}
+
+/** The package is found from the sources and from what was built of them, at different depths. */
+function packageVersion(): string {
+  for (let folder = import.meta.dirname; ; folder = dirname(folder)) {
+    const file = join(folder, "package.json");
+    if (existsSync(file)) return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
+    if (folder === dirname(folder)) return "unknown";
+  }
+}
