@@ -1,0 +1,289 @@
+/**
+ * A `Network` over libp2p: TCP, Noise, yamux.
+ *
+ * libp2p is made for open networks of many strangers; a cluster is few hosts that stream for minutes. The
+ * settings below say which of its defaults would break that, and the tests of this folder show each of them.
+ */
+
+import { noise } from "@chainsafe/libp2p-noise";
+import { type Identify, identify } from "@libp2p/identify";
+import type {
+  ConnectionGater,
+  Connection as Libp2pStreams,
+  PeerId,
+  PrivateKey,
+  Stream,
+} from "@libp2p/interface";
+import { peerIdFromPrivateKey } from "@libp2p/peer-id";
+import { type Ping, ping } from "@libp2p/ping";
+import { yamux } from "@libp2p/yamux";
+import { CODE_P2P, type Multiaddr, multiaddr } from "@multiformats/multiaddr";
+import { createLibp2p, type Libp2p } from "libp2p";
+import { assert } from "../../protocol/errors.ts";
+import type { StreamChannelOptions } from "./channel.ts";
+import { countedTcp } from "./counted-tcp.ts";
+import { dialFailure, HandshakeWatch } from "./dial-failure.ts";
+import { NetworkError } from "./errors.ts";
+import { CHANNELS_MAX, Libp2pConnection } from "./libp2p-connection.ts";
+import type { ChannelHandler, Connection, HostId, Network } from "./network.ts";
+import { Turns } from "./turns.ts";
+
+/**
+ * The receive window of every stream, from its first byte: 4 MiB keep 10 Gbit/s busy over 3 ms.
+ *
+ * A constant of the cluster and no option: yamux announces no window, each side assumes its own to be the
+ * peer's, and a difference ends the whole connection. It does not grow either: a paused stream may receive a
+ * whole window more, and above the read buffer libp2p resets it.
+ */
+export const STREAM_WINDOW_SIZE = 4 << 20;
+const READ_BUFFER_SIZE_MAX = 2 * STREAM_WINDOW_SIZE;
+
+export type NetworkLog = {
+  debug(message: string, fields?: Record<string, unknown>): void;
+  info(message: string, fields?: Record<string, unknown>): void;
+  warn(message: string, fields?: Record<string, unknown>): void;
+};
+
+export type Libp2pNetworkOptions = {
+  /** Multiaddrs, e.g. /ip4/0.0.0.0/tcp/4701; port 0 lets the system choose. Empty: only dials. */
+  listen: readonly string[];
+  /** Multiaddrs to tell others instead, e.g. behind a port forward. */
+  announce?: readonly string[];
+  /** One process each: `control` gossips and answers, `data` moves bulk bytes. */
+  role: "control" | "data";
+  /** Asked with a proven identity, both ways, at each connection and again at each channel. */
+  allowPeers?: (peer: HostId) => boolean;
+  /** Mixed into the Noise handshake: whoever has other bytes is refused there. */
+  prologueBytes?: Uint8Array;
+  channel?: StreamChannelOptions;
+  dialTimeoutMs?: number;
+  closeTimeoutMs?: number;
+};
+
+type Services = { identify: Identify; ping: Ping };
+
+export class Libp2pNetwork implements Network {
+  readonly self: HostId;
+
+  readonly #privateKey: PrivateKey;
+  readonly #log: NetworkLog;
+  readonly #options: Libp2pNetworkOptions;
+  readonly #dialTimeoutMs: number;
+  readonly #handlers = new Map<string, ChannelHandler>();
+  readonly #connections = new Map<Libp2pStreams, Libp2pConnection>();
+  /** By peer; as many as this host ever dialled. */
+  readonly #dials = new Map<string, Turns>();
+  readonly #handshakes = new HandshakeWatch();
+  #node: Libp2p<Services> | undefined;
+  #stopping: Promise<void> | undefined;
+
+  constructor(
+    { privateKey, log }: { privateKey: PrivateKey; log: NetworkLog },
+    options: Libp2pNetworkOptions,
+  ) {
+    this.#privateKey = privateKey;
+    this.#log = log;
+    this.#options = options;
+    this.#dialTimeoutMs = options.dialTimeoutMs ?? 10_000;
+    this.self = peerIdFromPrivateKey(privateKey).toString();
+  }
+
+  addresses(): readonly string[] {
+    return this.#node?.getMultiaddrs().map(String) ?? [];
+  }
+
+  connections(): readonly Connection[] {
+    return [...this.#connections.values()];
+  }
+
+  async start(): Promise<void> {
+    assert(this.#node === undefined, "a network starts once");
+    const node = await this.#createNode();
+    this.#node = node;
+    node.addEventListener("connection:open", ({ detail }) => this.#connectionOf(detail));
+    for (const [protocol, handler] of this.#handlers) await this.#register(node, protocol, handler);
+    try {
+      await node.start();
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      const addresses = this.#options.listen.join(" ");
+      throw new NetworkError({ code: "NETWORK_LISTEN_FAILED", addresses, reason }, { cause: error });
+    }
+    this.#log.info("network started", { role: this.#options.role, addresses: this.addresses() });
+  }
+
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  async handle(protocol: string, handler: ChannelHandler): Promise<void> {
+    assert(!this.#handlers.has(protocol), `two handlers of ${protocol}`);
+    this.#handlers.set(protocol, handler);
+    if (this.#node !== undefined) await this.#register(this.#node, protocol, handler);
+  }
+
+  async dial(address: string, signal?: AbortSignal): Promise<Connection> {
+    const target = parse(address);
+    const key = peerIn(target) ?? address;
+    // libp2p merges dials of one peer that run at the same time, `force` or not: one after the other.
+    const turns = this.#dials.get(key) ?? new Turns();
+    this.#dials.set(key, turns);
+    return turns.run(() => this.#dialOnce(target, signal), signal);
+  }
+
+  async #dialOnce(target: Multiaddr, signal: AbortSignal | undefined): Promise<Connection> {
+    signal?.throwIfAborted();
+    const node = this.#node;
+    if (node === undefined || this.#stopping !== undefined) {
+      throw new NetworkError({ code: "NETWORK_CLOSED", peer: this.self, what: "network" });
+    }
+    const address = target.toString();
+    const timeout = AbortSignal.timeout(this.#dialTimeoutMs);
+    const bounded = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
+    try {
+      const connection = this.#connectionOf(await node.dial(target, { force: true, signal: bounded }));
+      await this.#admitted(connection, address, bounded);
+      return connection;
+    } catch (error) {
+      if (signal?.aborted) throw signal.reason;
+      if (error instanceof NetworkError) throw error;
+      if (timeout.aborted) {
+        const reason = `no answer within ${this.#dialTimeoutMs} ms`;
+        throw new NetworkError({ code: "NETWORK_UNREACHABLE", address, reason }, { cause: error });
+      }
+      throw dialFailure(error, address);
+    }
+  }
+
+  /** A dialler is done before the other side has looked at its identity: only an answer proves admission. */
+  async #admitted(connection: Libp2pConnection, address: string, signal: AbortSignal): Promise<void> {
+    try {
+      await connection.ping(signal);
+    } catch (error) {
+      connection.abort(new Error("not admitted"));
+      if (signal.aborted) throw signal.reason;
+      const reason = "closed by the peer after the handshake";
+      throw new NetworkError({ code: "NETWORK_REFUSED", address, reason }, { cause: error });
+    }
+  }
+
+  async #stop(): Promise<void> {
+    await Promise.all([...this.#connections.values()].map((connection) => connection.close()));
+    await this.#node?.stop();
+    this.#log.info("network stopped", { role: this.#options.role });
+  }
+
+  async #register(node: Libp2p, protocol: string, handler: ChannelHandler): Promise<void> {
+    const onStream = (stream: Stream, streams: Libp2pStreams): void => {
+      const connection = this.#connectionOf(streams);
+      // Before anything else happens: what arrives now needs its reader.
+      const channel = connection.adopt(stream);
+      if (!this.#admits(connection.peer)) {
+        connection.abort(new Error("no longer admitted"));
+        return;
+      }
+      runHandler(handler, channel, connection).catch((error: unknown) => {
+        this.#log.warn("channel handler failed", { protocol, peer: channel.peer, error });
+        channel.abort(error instanceof Error ? error : new Error(String(error)));
+      });
+    };
+    const limits = { maxInboundStreams: CHANNELS_MAX, maxOutboundStreams: CHANNELS_MAX };
+    await node.handle(protocol, onStream, limits);
+  }
+
+  #connectionOf(streams: Libp2pStreams): Libp2pConnection {
+    let connection = this.#connections.get(streams);
+    if (connection === undefined) {
+      const { channel = {}, closeTimeoutMs = 10_000 } = this.#options;
+      connection = new Libp2pConnection(streams, { channel, closeTimeoutMs });
+      if (streams.status === "open") {
+        this.#connections.set(streams, connection);
+        streams.addEventListener("close", () => this.#connections.delete(streams), { once: true });
+      }
+    }
+    return connection;
+  }
+
+  #admits(peer: HostId): boolean {
+    return this.#stopping === undefined && (this.#options.allowPeers?.(peer) ?? true);
+  }
+
+  #gater(): ConnectionGater {
+    const denies = (peer: PeerId): boolean => !this.#admits(peer.toString());
+    return {
+      denyDialMultiaddr: () => false,
+      denyDialPeer: denies,
+      denyInboundEncryptedConnection: denies,
+      denyOutboundEncryptedConnection: denies,
+    };
+  }
+
+  #createNode(): Promise<Libp2p<Services>> {
+    const { listen, announce = [], prologueBytes } = this.#options;
+    for (const address of [...listen, ...announce]) parse(address);
+    return createLibp2p<Services>({
+      start: false,
+      privateKey: this.#privateKey,
+      addresses: { listen: [...listen], announce: [...announce] },
+      transports: [
+        countedTcp({ ...TCP, onUpgradeFailed: (raw, error) => this.#handshakes.failureOf(raw, error) }),
+      ],
+      connectionEncrypters: [
+        this.#handshakes.watch(noise(prologueBytes === undefined ? {} : { prologueBytes })),
+      ],
+      streamMuxers: [yamux(YAMUX)],
+      connectionGater: this.#gater(),
+      // It pings, waits behind the bulk bytes for the answer, and aborts the busiest connections first.
+      connectionMonitor: { enabled: false },
+      connectionManager: {
+        maxConnections: 4096,
+        // By source address and second; a cluster behind one address dials at once after a power cut.
+        inboundConnectionThreshold: 1000,
+        maxIncomingPendingConnections: 200,
+        dialTimeout: this.#dialTimeoutMs,
+        addressDialTimeout: this.#dialTimeoutMs,
+      },
+      services: {
+        identify: identify(),
+        ping: ping({ maxInboundStreams: 64, maxOutboundStreams: 64 }),
+      },
+    });
+  }
+}
+
+/** noDelay is tcp's default. Without traffic the system probes: a host that lost power is noticed in 25 s. */
+const TCP = {
+  inboundSocketInactivityTimeout: 0,
+  outboundSocketInactivityTimeout: 0,
+  dialOpts: { keepAlive: true, keepAliveInitialDelay: 15_000 },
+  listenOpts: { keepAlive: true, keepAliveInitialDelay: 15_000 },
+};
+
+const YAMUX = {
+  maxInboundStreams: CHANNELS_MAX,
+  maxOutboundStreams: CHANNELS_MAX,
+  /** Streams that arrive before the inbound side has finished its own set-up; above it ends the connection. */
+  maxEarlyStreams: CHANNELS_MAX,
+  streamOptions: {
+    initialStreamWindowSize: STREAM_WINDOW_SIZE,
+    maxStreamWindowSize: STREAM_WINDOW_SIZE,
+    maxReadBufferLength: READ_BUFFER_SIZE_MAX,
+  },
+};
+
+async function runHandler(handler: ChannelHandler, ...channel: Parameters<ChannelHandler>): Promise<void> {
+  await handler(...channel);
+}
+
+function parse(address: string): Multiaddr {
+  try {
+    return multiaddr(address);
+  } catch (error) {
+    throw new NetworkError({ code: "NETWORK_BAD_ADDRESS", address }, { cause: error });
+  }
+}
+
+function peerIn(address: Multiaddr): HostId | undefined {
+  return address.getComponents().findLast((component) => component.code === CODE_P2P)?.value;
+}
