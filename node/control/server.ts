@@ -69,6 +69,7 @@ export class ControlServer {
     server.maxConnections = CONNECTIONS_MAX;
     await listen(server, this.#socketPath);
     this.#server = server;
+    server.on("error", (cause) => this.#log.error("control socket failed", { reason: cause.message }));
     await chmod(this.#socketPath, 0o600);
   }
 
@@ -243,9 +244,20 @@ function parseRequest(line: Uint8Array): ApiRequest {
 function expectedErrorBody(cause: unknown): ApiErrorBody | undefined {
   if (cause instanceof ApiError) return cause.toBody();
   if (!(cause instanceof Error) || !("code" in cause) || !("detail" in cause)) return undefined;
-  if (typeof cause.code !== "string" || typeof cause.detail !== "object" || cause.detail === null)
-    return undefined;
-  return { code: cause.code, message: cause.message, detail: { ...cause.detail }, exitCode: 1 };
+  const { code, message, detail } = cause;
+  if (typeof code !== "string" || typeof detail !== "object" || detail === null) return undefined;
+  return { code, message, detail: plainJson(detail), exitCode: 1 };
+}
+
+/** Facts hold block numbers, which may be bigints; what cannot be told must not hide the failure itself. */
+function plainJson(detail: object): Record<string, unknown> {
+  try {
+    return JSON.parse(
+      JSON.stringify(detail, (_, value) => (typeof value === "bigint" ? String(value) : value)),
+    );
+  } catch {
+    return {};
+  }
 }
 
 function listen(server: Server, socketPath: string): Promise<void> {

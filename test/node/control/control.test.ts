@@ -95,6 +95,29 @@ describe("a call", () => {
     await client.close();
   });
 
+  test("fails with the code of an error of any part of ours, and with such facts as can be told", async () => {
+    const circle: { self?: unknown } = {};
+    circle.self = circle;
+    const details: object[] = [{ offset: 2n ** 60n, vbd: "root" }, circle];
+    await using daemon = await startTestDaemon({
+      info: () =>
+        Promise.reject(
+          Object.assign(new Error("disk full"), { code: "STORAGE_FULL", detail: details.shift() }),
+        ),
+    });
+    const client = await clientOf(daemon);
+    for (const detail of [{ offset: "1152921504606846976", vbd: "root" }, {}]) {
+      const error = await client.call("info", {}).catch((cause: unknown) => cause);
+      expect((error as ApiError).toBody()).toEqual({
+        code: "STORAGE_FULL",
+        message: "disk full",
+        detail,
+        exitCode: 1,
+      });
+    }
+    await client.close();
+  });
+
   test("does not tell its caller about a fault of ours, but the log does", async () => {
     await using daemon = await startTestDaemon({
       info: () => {
