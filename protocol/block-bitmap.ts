@@ -18,13 +18,17 @@ import {
   encodeChunks,
   WORDS_PER_CHUNK,
 } from "./block-bitmap-wire.ts";
-import { assert } from "./errors.ts";
+import { assert, type ProtocolError } from "./errors.ts";
 import { BLOCK_COUNT_MAX } from "./limits.ts";
+import { badField } from "./octets.ts";
 import type { BlockIndex, BlockRun } from "./units.ts";
 
 // A block is below 2 ** 32, where `>>>` and `&` are exact. The end of a range may be 2 ** 32, where they are not.
 const CHUNK_SHIFT = Math.log2(CHUNK_BLOCKS);
 const CHUNK_MASK = CHUNK_BLOCKS - 1;
+
+/** A reference and a count. */
+const TABLE_BYTES_PER_CHUNK = 10;
 
 type Words = Uint32Array<ArrayBuffer>;
 
@@ -63,7 +67,7 @@ export class BlockBitmap {
 
   /** Memory that the set takes now. */
   get allocatedBytes(): number {
-    return this.#chunks.length * 10 + this.#chunksWithWords * WORDS_PER_CHUNK * 4;
+    return this.#chunks.length * TABLE_BYTES_PER_CHUNK + this.#chunksWithWords * WORDS_PER_CHUNK * 4;
   }
 
   has(block: BlockIndex): boolean {
@@ -171,12 +175,18 @@ export class BlockBitmap {
     return encodeChunks(this.#present(), this.blockCount);
   }
 
-  /** Throws ProtocolError for octets that are not the wire form of a set of these blocks. */
-  static decode(bytes: Uint8Array, blockCount: number): BlockBitmap {
+  /**
+   * Throws ProtocolError for octets that are not the wire form of a set of these blocks, or of one that takes
+   * more than `allocatedBytesMax` here: few octets can describe a set whose words fill a lot of memory.
+   */
+  static decode(bytes: Uint8Array, blockCount: number, allocatedBytesMax = Infinity): BlockBitmap {
+    if (chunkCountOf(blockCount) * TABLE_BYTES_PER_CHUNK > allocatedBytesMax)
+      throw tooLarge(allocatedBytesMax);
     const bitmap = new BlockBitmap(blockCount);
     for (const { index, chunk, population } of decodeChunks(bytes, blockCount)) {
       if (chunk === "full") bitmap.#setWhole(index, true);
       else bitmap.#setWords(index, chunk, population);
+      if (bitmap.allocatedBytes > allocatedBytesMax) throw tooLarge(allocatedBytesMax);
     }
     return bitmap;
   }
@@ -300,4 +310,8 @@ export class BlockBitmap {
   #assertFrom(from: BlockIndex): void {
     assert(Number.isSafeInteger(from) && from >= 0 && from <= this.blockCount, "a block outside the vbd");
   }
+}
+
+function tooLarge(allocatedBytesMax: number): ProtocolError {
+  return badField("bitmap", `takes more than ${allocatedBytesMax} bytes`);
 }
