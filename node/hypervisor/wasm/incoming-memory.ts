@@ -1,0 +1,59 @@
+/** The daemon's end of a domain's live stream in. */
+
+import { connect, type Socket } from "node:net";
+import { HypervisorError } from "../errors.ts";
+import type { IncomingMemory } from "../hypervisor.ts";
+import type { ControlConnection } from "./control-socket.ts";
+
+export class WasmIncomingMemory implements IncomingMemory {
+  readonly #control: ControlConnection;
+  readonly #socket: Socket;
+  readonly #discard: () => Promise<void>;
+
+  private constructor(parts: { control: ControlConnection; socket: Socket; discard: () => Promise<void> }) {
+    this.#control = parts.control;
+    this.#socket = parts.socket;
+    this.#discard = parts.discard;
+    // Each write tells of it.
+    this.#socket.on("error", () => {});
+  }
+
+  static begin(parts: {
+    control: ControlConnection;
+    streamPath: string;
+    discard: () => Promise<void>;
+  }): Promise<WasmIncomingMemory> {
+    return new Promise((resolve, reject) => {
+      const socket = connect(parts.streamPath);
+      socket.once("error", reject);
+      socket.once("connect", () => {
+        socket.off("error", reject);
+        resolve(new WasmIncomingMemory({ ...parts, socket }));
+      });
+    });
+  }
+
+  write(data: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#socket.write(data, (cause) => {
+        if (!cause) resolve();
+        else {
+          const reason = "the incoming domain is gone";
+          reject(new HypervisorError({ code: "HYPERVISOR_PROCESS_FAILED", reason }, { cause }));
+        }
+      });
+    });
+  }
+
+  async loaded(memoryBytes: number): Promise<void> {
+    await this.#control.request({ op: "loaded", memoryBytes });
+    this.#control.close();
+    this.#socket.destroy();
+  }
+
+  async discard(): Promise<void> {
+    this.#control.close();
+    this.#socket.destroy();
+    await this.#discard();
+  }
+}
