@@ -16,10 +16,10 @@ import type {
 } from "@libp2p/interface";
 import { peerIdFromPrivateKey } from "@libp2p/peer-id";
 import { type Ping, ping } from "@libp2p/ping";
-import { yamux } from "@libp2p/yamux";
 import { CODE_P2P, type Multiaddr, multiaddr } from "@multiformats/multiaddr";
 import { createLibp2p, type Libp2p } from "libp2p";
 import { assert } from "../../protocol/errors.ts";
+import { boundedYamux } from "./bounded-yamux.ts";
 import type { StreamChannelOptions } from "./channel.ts";
 import { countedTcp } from "./counted-tcp.ts";
 import { dialFailure, HandshakeWatch } from "./dial-failure.ts";
@@ -232,7 +232,7 @@ export class Libp2pNetwork implements Network {
       connectionEncrypters: [
         this.#handshakes.watch(noise(prologueBytes === undefined ? {} : { prologueBytes })),
       ],
-      streamMuxers: [yamux(YAMUX)],
+      streamMuxers: [boundedYamux(YAMUX, STREAM_WINDOW_SIZE)],
       connectionGater: this.#gater(),
       // It pings, waits behind the bulk bytes for the answer, and aborts the busiest connections first.
       connectionMonitor: { enabled: false },

@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { generateKeyPair } from "@libp2p/crypto/keys";
+import type { PrivateKey } from "@libp2p/interface";
 import { Libp2pNetwork, type Libp2pNetworkOptions } from "../../../node/network/libp2p-network.ts";
 import type { Network } from "../../../node/network/network.ts";
 
@@ -17,8 +18,8 @@ export class Hosts {
     return host;
   }
 
-  async create(options: Partial<Libp2pNetworkOptions> = {}): Promise<Libp2pNetwork> {
-    const privateKey = await generateKeyPair("Ed25519");
+  async create(options: Partial<Libp2pNetworkOptions> = {}, identity?: PrivateKey): Promise<Libp2pNetwork> {
+    const privateKey = identity ?? (await generateKeyPair("Ed25519"));
     const listen = ["/ip4/127.0.0.1/tcp/0"];
     const host = new Libp2pNetwork({ privateKey, log: silent }, { listen, role: "data", ...options });
     this.#running.push(host);
@@ -43,7 +44,8 @@ export class Relay {
   bytesIn = 0;
   bytesBack = 0;
   readonly #host: Network;
-  readonly #sockets = new Set<Socket>();
+  /** Each socket, and the one its bytes go to. */
+  readonly #sockets = new Map<Socket, Socket>();
   readonly #server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
 
   constructor(host: Network) {
@@ -59,12 +61,21 @@ export class Relay {
 
   /** Both ends see their socket end without a word of the protocols above: a FIN, like a host that dies. */
   sever(): void {
-    for (const socket of this.#sockets) socket.destroy();
+    for (const socket of this.#sockets.keys()) socket.destroy();
   }
 
   /** Both ends see a reset. */
   reset(): void {
-    for (const socket of this.#sockets) socket.resetAndDestroy();
+    for (const socket of this.#sockets.keys()) socket.resetAndDestroy();
+  }
+
+  /** Nothing goes through any more, and nobody is told. */
+  freeze(): void {
+    for (const socket of this.#sockets.keys()) socket.unpipe().pause();
+  }
+
+  thaw(): void {
+    for (const [socket, other] of this.#sockets) socket.pipe(other);
   }
 
   async stop(): Promise<void> {
@@ -77,8 +88,11 @@ export class Relay {
   #accept(near: Socket): void {
     const port = Number(this.#host.addresses()[0]!.split("/")[4]);
     const far = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
-    for (const socket of [near, far]) {
-      this.#sockets.add(socket);
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      this.#sockets.set(socket, other);
       socket.on("error", () => socket.destroy());
       socket.on("close", () => this.#sockets.delete(socket));
     }
