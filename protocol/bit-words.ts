@@ -30,13 +30,23 @@ export function nextClearBit(words: Uint32Array, from: number, end: number): num
   return nextBit(words, from, end, -1);
 }
 
+/** How many bits are set. */
+export function countBits(words: Uint32Array): number {
+  let count = 0;
+  for (let index = 0; index < words.length; index++) {
+    const word = words[index]!;
+    if (word !== 0) count += popcount(word);
+  }
+  return count;
+}
+
 /** How many runs of set bits there are. */
 export function countRuns(words: Uint32Array): number {
   let runs = 0;
   let carry = 0;
   for (let index = 0; index < words.length; index++) {
     const word = words[index]!;
-    runs += popcount(word & ~((word << 1) | carry));
+    if (word !== 0) runs += popcount(word & ~((word << 1) | carry));
     carry = word >>> 31;
   }
   return runs;

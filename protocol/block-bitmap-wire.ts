@@ -11,7 +11,7 @@
  *              where that is shorter than the runs
  */
 
-import { assignBits, countRuns, nextClearBit, nextSetBit, popcount } from "./bit-words.ts";
+import { assignBits, countBits, countRuns, nextSetBit } from "./bit-words.ts";
 import { badField, OctetReader, OctetWriter } from "./octets.ts";
 
 /** Blocks per chunk: 128 MiB of a vbd, 4 KiB of bitmap. */
@@ -114,17 +114,25 @@ function encodeRuns(words: Uint32Array, sizeBlocks: number): Uint8Array | undefi
   const count = countRuns(words);
   // A run takes two octets at least, so a scattered chunk is seen without encoding it.
   if (count * 2 + 1 > sizeMax) return undefined;
-  const writer = new OctetWriter(Math.min(sizeMax, count * 4) + 8);
+  const writer = new OctetWriter(sizeMax + 8);
   writer.varint(count - 1);
-  let end = -1;
-  for (let run = 0; run < count; run++) {
-    const start = nextSetBit(words, end + 1, sizeBlocks);
-    writer.varint(start - end - 1);
-    end = nextClearBit(words, start, sizeBlocks);
-    writer.varint(end - start - 1);
+  let before = -1;
+  let carry = 0;
+  for (let index = 0; index < words.length; index++) {
+    const word = words[index]!;
+    // Bits that are unlike the one below them: where a run begins or has ended.
+    let edges = word ^ ((word << 1) | carry);
+    carry = word >>> 31;
+    while (edges !== 0) {
+      const edge = (index << 5) + 31 - Math.clz32(edges & -edges);
+      edges &= edges - 1;
+      writer.varint(edge - before - 1);
+      before = edge;
+    }
     if (writer.size > sizeMax) return undefined;
   }
-  return writer.finish();
+  if (carry === 1) writer.varint(sizeBlocks - before - 1);
+  return writer.size > sizeMax ? undefined : writer.finish();
 }
 
 function decodeRuns(
@@ -151,7 +159,10 @@ function decodeRuns(
 }
 
 function encodeRaw(words: Uint32Array, target: Uint8Array): void {
-  for (let octet = 0; octet < target.length; octet++) {
+  const view = new DataView(target.buffer, target.byteOffset, target.length);
+  const whole = target.length & ~3;
+  for (let octet = 0; octet < whole; octet += 4) view.setUint32(octet, words[octet >>> 2]!, true);
+  for (let octet = whole; octet < target.length; octet++) {
     target[octet] = words[octet >>> 2]! >>> ((octet & 3) * 8);
   }
 }
@@ -162,11 +173,13 @@ function decodeRaw(
 ): { chunk: Uint32Array<ArrayBuffer>; population: number } {
   const octets = reader.octets(rawSizeOf(sizeBlocks));
   const words = new Uint32Array(WORDS_PER_CHUNK);
-  for (let octet = 0; octet < octets.length; octet++) {
+  const view = new DataView(octets.buffer, octets.byteOffset, octets.length);
+  const whole = octets.length & ~3;
+  for (let octet = 0; octet < whole; octet += 4) words[octet >>> 2] = view.getUint32(octet, true);
+  for (let octet = whole; octet < octets.length; octet++) {
     words[octet >>> 2]! |= octets[octet]! << ((octet & 3) * 8);
   }
-  let population = 0;
-  for (const word of words) population += popcount(word);
+  const population = countBits(words);
   if (nextSetBit(words, sizeBlocks, CHUNK_BLOCKS) < CHUNK_BLOCKS) {
     throw badField(FIELD, "bits beyond the last block");
   }

@@ -164,10 +164,14 @@ export class BlockBitmap {
   equals(other: BlockBitmap): boolean {
     if (this.blockCount !== other.blockCount || this.#population !== other.#population) return false;
     if (this.#populations.some((population, index) => population !== other.#populations[index])) return false;
-    return this.#chunks.every((words, index) => {
-      const theirs = other.#chunks[index];
-      return words === undefined || words.every((word, at) => word === theirs![at]);
-    });
+    for (const [index, words] of this.#chunks.entries()) {
+      if (words === undefined) continue;
+      const theirs = other.#chunks[index]!;
+      for (let at = 0; at < words.length; at++) {
+        if (words[at] !== theirs[at]) return false;
+      }
+    }
+    return true;
   }
 
   /** The wire form: see `block-bitmap-wire.ts`. */
@@ -197,13 +201,18 @@ export class BlockBitmap {
     }
   }
 
-  /** Returns whether the block was in the set before. */
+  /** Returns whether the block was in the set before. On the path of every tracked write: few steps. */
   #assign(block: BlockIndex, value: boolean): boolean {
-    const before = this.has(block);
-    if (before === value) return before;
+    this.#assertBlock(block);
     const index = block >>> CHUNK_SHIFT;
-    const words = this.#wordsOf(index);
-    words[(block & CHUNK_MASK) >>> 5]! ^= 1 << (block & 31);
+    const known = this.#chunks[index];
+    if (known === undefined && this.#populations[index]! > 0 === value) return value;
+    const words = known ?? this.#wordsOf(index);
+    const at = (block & CHUNK_MASK) >>> 5;
+    const bit = 1 << (block & 31);
+    const before = (words[at]! & bit) !== 0;
+    if (before === value) return before;
+    words[at]! ^= bit;
     this.#setWords(index, words, this.#populations[index]! + (value ? 1 : -1));
     return before;
   }

@@ -31,6 +31,10 @@ export class OctetWriter {
   varint(value: number): void {
     assert(Number.isSafeInteger(value) && value >= 0, "a varint is a safe integer from 0");
     this.#reserve(8);
+    if (value < 0x80) {
+      this.#bytes[this.#size++] = value;
+      return;
+    }
     // Shifts work on 32 bits only, so the high part is divided down first.
     while (value >= 0x8000_0000) {
       this.#bytes[this.#size++] = (value % 128) | 0x80;
