@@ -24,7 +24,7 @@ import type { DestinationMessage, Message, SourceMessage } from "./messages.ts";
 import { badField } from "./octets.ts";
 import { blockCountOf } from "./units.ts";
 import { DESTINATION_BODIES } from "./wire/destination-bodies.ts";
-import { FieldReader, FieldWriter, type VbdShape } from "./wire/fields.ts";
+import { FieldReader, FieldWriter, haveSizes, type VbdShape } from "./wire/fields.ts";
 import type { MessageBodies, MessageBody } from "./wire/message-body.ts";
 import { SOURCE_BODIES } from "./wire/source-bodies.ts";
 
@@ -124,6 +124,8 @@ export class Decoder<M extends Message> {
   readonly #bodies: ReadonlyMap<number, readonly [type: string, MessageBody<M>]>;
   readonly #crc32: Crc32;
   #vbds: readonly VbdShape[] | undefined;
+  /** Octets of one bitmap per vbd, in memory as on the wire. */
+  #bitmapsSizeMax = 0;
   /** Bodies of the frames of a message that goes on. */
   #pieces: Uint8Array[] = [];
   #pieceType = 0;
@@ -139,12 +141,15 @@ export class Decoder<M extends Message> {
    * refused; from then on, a `begin` with other sizes is.
    */
   setVbds(sizesBytes: readonly number[]): void {
-    const isSame = this.#vbds?.every(({ sizeBytes }, index) => sizeBytes === sizesBytes[index]) ?? true;
-    assert(
-      isSame && (this.#vbds?.length ?? sizesBytes.length) === sizesBytes.length,
-      "the vbds of a session are fixed",
+    const known =
+      this.#vbds ?? sizesBytes.map((sizeBytes) => ({ sizeBytes, blockCount: blockCountOf(sizeBytes) }));
+    assert(haveSizes(known, sizesBytes), "the vbds of a session are fixed");
+    this.#vbds = known;
+    // A bit per block, and the tables of chunks.
+    this.#bitmapsSizeMax = known.reduce(
+      (sum, { blockCount }) => sum + Math.ceil(blockCount / 8 + blockCount / 1024) + 4096,
+      0,
     );
-    this.#vbds = sizesBytes.map((sizeBytes) => ({ sizeBytes, blockCount: blockCountOf(sizeBytes) }));
   }
 
   /**
@@ -218,13 +223,10 @@ export class Decoder<M extends Message> {
 
   /**
    * Octets of a message, and bytes that its bitmaps may take in memory. It grows with the vbds, because `prepare`
-   * and `resumed` must be able to say anything of them: a bit per block, and the tables of chunks.
+   * and `resumed` must be able to say anything of them.
    */
   #sizeMax({ bitmapSets = 0 }: MessageBody<M>): number {
-    const sizes = (this.#vbds ?? []).map(
-      ({ blockCount }) => Math.ceil(blockCount / 8 + blockCount / 1024) + 4096,
-    );
-    return MESSAGE_SIZE_MAX + bitmapSets * sizes.reduce((sum, size) => sum + size, 0);
+    return MESSAGE_SIZE_MAX + bitmapSets * this.#bitmapsSizeMax;
   }
 }
 

@@ -16,8 +16,8 @@ import {
   writePerVbd,
 } from "./shared-fields.ts";
 
-/** What one `pull` may ask for: four of the largest requests that NBD clients make (32 MiB). */
-export const PULL_LIMITS = { runsMax: 4096, blocksMax: 32_768 } as const;
+/** What one `pull` may ask for, at 4 KiB per block: sixteen of the largest requests of an NBD client (32 MiB). */
+export const PULL_LIMITS = { runsMax: 131_072, blocksMax: 131_072 } as const;
 
 const COPY_KIND = { none: 1, replica: 2, unknown: 3 } as const satisfies Record<
   CopyAtDestination["kind"],

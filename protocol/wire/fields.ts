@@ -214,6 +214,13 @@ export class FieldReader {
   }
 }
 
+/** Whether the vbds are of these sizes, in this order. */
+export function haveSizes(vbds: readonly VbdShape[], sizesBytes: readonly number[]): boolean {
+  return (
+    vbds.length === sizesBytes.length && vbds.every(({ sizeBytes }, index) => sizeBytes === sizesBytes[index])
+  );
+}
+
 /** How many blocks the runs have. */
 export function blocksOf(runs: readonly BlockRun[]): number {
   return runs.reduce((sum, { count }) => sum + count, 0);

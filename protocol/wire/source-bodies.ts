@@ -12,7 +12,7 @@ import {
 } from "../limits.ts";
 import type { BlocksPurpose, DomainDescription, Rung, SourceMessage, VbdDescription } from "../messages.ts";
 import { BLOCK_SIZE_BYTES, type BlockRun, byteRangeOf } from "../units.ts";
-import { blocksOf, type FieldReader, type FieldWriter, type VbdShape } from "./fields.ts";
+import { blocksOf, type FieldReader, type FieldWriter, haveSizes, type VbdShape } from "./fields.ts";
 import type { MessageBodies } from "./message-body.ts";
 import {
   digestCountOf,
@@ -248,10 +248,8 @@ function readDomain(from: FieldReader): DomainDescription {
   }
   // Bitmaps of the session are as large as the first `begin` made them: another size now would be ours to trip over.
   const known = from.knownVbds;
-  if (known !== undefined && !vbds.every(({ sizeBytes }, index) => sizeBytes === known[index]?.sizeBytes)) {
-    throw from.wrong("domain.vbds.sizeBytes", "not as in the first begin");
-  }
-  if (known !== undefined && vbds.length !== known.length) {
+  const sizesBytes = vbds.map(({ sizeBytes }) => sizeBytes);
+  if (known !== undefined && !haveSizes(known, sizesBytes)) {
     throw from.wrong("domain.vbds", "not as in the first begin");
   }
   return { id, name, hypervisor, memoryBytes, config, vbds };
