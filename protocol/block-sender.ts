@@ -131,7 +131,7 @@ export class BlockSender {
     for (const { vbd, runs } of this.#inFlight.values()) {
       for (const { start, count } of runs) {
         this.toSend[vbd]!.addRange(start, count);
-        this.#sentTimes[0]![vbd]!.deleteRange(start, count);
+        for (let block = start; block < start + count; block++) this.#uncountSend(vbd, block);
       }
     }
     this.#inFlight.clear();
@@ -195,6 +195,12 @@ export class BlockSender {
       }
       layer[vbd]!.add(block);
       return;
+    }
+  }
+
+  #uncountSend(vbd: VbdIndex, block: BlockIndex): void {
+    for (const layer of this.#sentTimes.toReversed()) {
+      if (layer[vbd]!.delete(block)) return;
     }
   }
 }

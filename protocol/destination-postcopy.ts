@@ -8,6 +8,7 @@ import {
   type DestinationStep,
   type Order,
   type Phase,
+  type Reception,
   unexpected,
 } from "./destination-state.ts";
 import { PROTOCOL_VERSION } from "./limits.ts";
@@ -18,15 +19,18 @@ export function prepared(
   event: DestinationEvent,
   context: DestinationContext,
 ): DestinationStep {
+  const { begun, reception } = state;
+  if (event.type === "peer-lost" && reception !== undefined) {
+    return [{ ...state, reception: { ...reception, link: "lost" } }, []];
+  }
   if (event.type !== "received") return [state, []];
-  const { begun } = state;
   const { message } = event;
   switch (message.type) {
     case "handover": {
       if (!isOurs(begun, message)) return unexpected(state, message);
       const { source } = context;
       return [
-        { phase: "resuming", begun, isAttached: true, problem: undefined },
+        { phase: "resuming", begun, isAttached: true, isNothingMissing: false, problem: undefined },
         [
           // Durable first: a host that forgot that it owns the domain would leave it running nowhere.
           { type: "persist", record: { phase: "owner", source, ...begun } },
@@ -43,9 +47,10 @@ export function prepared(
       return [
         { phase: "aborted", migration, reason },
         [
-          { type: "persist", record: { phase: "aborted", migration, reason } },
+          // Then durable: an attempt that the journal calls aborted has nothing left to tidy up.
           { type: "discard-memory" },
           { type: "close-copies" },
+          { type: "persist", record: { phase: "aborted", migration, reason } },
           send({ type: "aborted", migration }),
           { type: "forget" },
         ],
@@ -60,7 +65,7 @@ export function prepared(
 function rolledBack(
   state: Phase<"prepared">,
   message: Order<"begin">,
-  { source, session }: DestinationContext,
+  context: DestinationContext,
 ): DestinationStep {
   const { begun, reception } = state;
   if (message.migration !== begun.migration) return unexpected(state, message);
@@ -69,44 +74,77 @@ function rolledBack(
     const { migration, domain, generation } = begun;
     const reason = "the destination was restarted while it was prepared";
     return [
-      { phase: "examining", begun },
+      { phase: "examining", begun, isAttached: true },
       [
-        { type: "persist", record: { phase: "aborted", migration, reason } },
         { type: "discard-memory" },
         { type: "close-copies" },
+        { type: "persist", record: { phase: "aborted", migration, reason } },
         { type: "examine", domain, generation },
       ],
     ];
   }
-  const { copies, memory } = reception;
-  return [
-    { phase: "receiving", reception },
-    [
-      { type: "persist", record: { phase: "receiving", source, ...begun } },
-      send({ type: "accept", version: PROTOCOL_VERSION, session, copies, memoryTaken: memory?.taken ?? 0 }),
-    ],
-  ];
+  const { source } = context;
+  const [next, effects] = attach(reception, context);
+  return [next, [{ type: "persist", record: { phase: "receiving", source, ...begun } }, ...effects]];
+}
+
+/** The source begins a session. It is accepted once nothing of an earlier one is on its way. */
+export function attach(reception: Reception, context: DestinationContext): DestinationStep {
+  if (reception.answersOpen > 0) {
+    return [{ phase: "receiving", reception: { ...reception, link: "draining" } }, []];
+  }
+  const next: Reception = { ...reception, link: "up" };
+  return [{ phase: "receiving", reception: next }, [accept(next, context)]];
+}
+
+export function accept({ copies, memory }: Reception, { session }: DestinationContext): DestinationEffect {
+  return send({
+    type: "accept",
+    version: PROTOCOL_VERSION,
+    session,
+    copies,
+    memoryTaken: memory?.taken ?? 0,
+  });
 }
 
 export function resuming(state: Phase<"resuming">, event: DestinationEvent): DestinationStep {
+  const { begun } = state;
   switch (event.type) {
     case "domain-resumed": {
-      const { begun, isAttached } = state;
+      const { isAttached, isNothingMissing } = state;
       return [
-        { phase: "post-copy", begun, isAttached, isFlushing: false },
-        isAttached ? [{ type: "report-missing" }] : [],
+        {
+          phase: "post-copy",
+          begun,
+          link: isAttached ? "reporting" : "lost",
+          pulls: [],
+          isFlushing: isNothingMissing,
+        },
+        [
+          ...(isAttached ? [{ type: "report-missing" } as const] : []),
+          ...(isNothingMissing ? [{ type: "flush" } as const] : []),
+        ],
       ];
     }
+    case "nothing-missing":
+      // The domain ran before we heard that it does.
+      return [{ ...state, isNothingMissing: true }, []];
     case "failed":
       // Nobody may undo a handover: the domain stays suspended here, whole, and says why.
       return [{ ...state, problem: event.reason }, []];
     case "peer-lost":
       return [{ ...state, isAttached: false }, []];
-    case "received":
-      if (event.message.type === "handover" && isOurs(state.begun, event.message)) {
-        return [{ ...state, isAttached: true }, []];
+    case "received": {
+      if (event.message.type !== "handover" || !isOurs(begun, event.message)) {
+        return unexpected(state, event.message);
       }
-      return unexpected(state, event.message);
+      if (state.problem === undefined) return [{ ...state, isAttached: true }, []];
+      // A session later, what was in the way may be gone.
+      return [
+        { ...state, isAttached: true, problem: undefined },
+        [{ type: "resume-domain", generation: begun.generation + 1 }],
+      ];
+    }
     default:
       return [state, []];
   }
@@ -117,19 +155,20 @@ export function postCopy(
   event: DestinationEvent,
   { source }: DestinationContext,
 ): DestinationStep {
-  const { begun, isAttached } = state;
+  const { begun, link } = state;
   switch (event.type) {
     case "need-blocks": {
       const { vbd, runs } = event;
-      return [state, isAttached ? [send({ type: "pull", vbd, runs })] : []];
+      // A pull that overtook `resumed` would reach a source that does not know yet that the domain runs here.
+      if (link === "reporting") return [{ ...state, pulls: [...state.pulls, { vbd, runs }] }, []];
+      return [state, link === "up" ? [send({ type: "pull", vbd, runs })] : []];
     }
     case "blocks-stored":
-      return [state, isAttached ? [send({ type: "stored", ticket: event.ticket })] : []];
+      return [state, link === "up" ? [send({ type: "stored", ticket: event.ticket })] : []];
     case "missing":
-      return [state, isAttached ? [send({ type: "resumed", missing: event.blocks })] : []];
+      return reported(state, event);
     case "nothing-missing":
-      if (state.isFlushing) return [state, []];
-      return [{ ...state, isFlushing: true }, [{ type: "flush" }]];
+      return flush(state, []);
     case "flushed": {
       const { counts } = event;
       return [
@@ -137,7 +176,7 @@ export function postCopy(
         [
           // Durable first: the source gives up its role as soon as it hears this.
           { type: "persist", record: { phase: "synchronised", source, ...begun, counts } },
-          ...(isAttached ? [synchronised(counts)] : []),
+          ...(link === "lost" ? [] : [synchronised(counts)]),
         ],
       ];
     }
@@ -145,7 +184,7 @@ export function postCopy(
       // A block could not be stored; it stays missing and is asked for again on the next session.
       return [{ ...state, isFlushing: false }, [{ type: "drop-link", reason: event.reason }]];
     case "peer-lost":
-      return [{ ...state, isAttached: false }, []];
+      return [{ ...state, link: "lost", pulls: [] }, []];
     case "received": {
       const { message } = event;
       if (message.type === "blocks" && message.purpose !== "precopy") {
@@ -153,13 +192,33 @@ export function postCopy(
       }
       // A source that lost the link hands over again: tell it what is still missing.
       if (message.type === "handover" && isOurs(begun, message)) {
-        return [{ ...state, isAttached: true }, [{ type: "report-missing" }]];
+        return [{ ...state, link: "reporting", pulls: [] }, [{ type: "report-missing" }]];
       }
       return unexpected(state, message);
     }
     default:
       return [state, []];
   }
+}
+
+function reported(
+  state: Phase<"post-copy">,
+  { blocks }: Extract<DestinationEvent, { type: "missing" }>,
+): DestinationStep {
+  // An answer to an earlier session's handover serves this one's, too: less is missing by now, never more.
+  if (state.link !== "reporting") return [state, []];
+  const effects = [
+    send({ type: "resumed", missing: blocks }),
+    ...state.pulls.map((pull) => send({ type: "pull", ...pull })),
+  ];
+  const next: Phase<"post-copy"> = { ...state, link: "up", pulls: [] };
+  // A flush that failed is tried again by the next session.
+  return blocks.every(({ population }) => population === 0) ? flush(next, effects) : [next, effects];
+}
+
+function flush(state: Phase<"post-copy">, effects: readonly DestinationEffect[]): DestinationStep {
+  if (state.isFlushing) return [state, effects];
+  return [{ ...state, isFlushing: true }, [...effects, { type: "flush" }]];
 }
 
 export function completed(state: Phase<"completed">, event: DestinationEvent): DestinationStep {
@@ -170,8 +229,11 @@ export function completed(state: Phase<"completed">, event: DestinationEvent): D
       // Our `synchronised` was lost with the link.
       if (!isOurs(state.begun, message)) return unexpected(state, message);
       return [state, [synchronised(state.counts)]];
-    case "finished":
-      return [state, [{ type: "forget" }]];
+    case "finished": {
+      const { migration } = state.begun;
+      if (message.migration !== migration) return unexpected(state, message);
+      return [state, [{ type: "forget" }, send({ type: "aborted", migration })]];
+    }
     case "blocks":
       // Late: the guest overwrote the last missing block while this one was on its way.
       return [state, [send({ type: "stored", ticket: message.ticket })]];

@@ -98,11 +98,21 @@ export type DestinationRecord =
 /** What `begin` said; the same for the whole migration. */
 export type Begun = { migration: MigrationId; generation: Generation; domain: DomainDescription };
 
-export type IncomingStream = { attempt: number; taken: number };
+export type IncomingStream = { attempt: number; taken: number; isReady: boolean };
+
+/**
+ * Who may speak before the handover. `lost`: nobody, until the source begins a session. `draining`: it did, and
+ * gets its `accept` when `answersOpen` is 0: what an earlier session began must not speak in this one, nor
+ * write a block after this one wrote it again.
+ */
+export type ReceptionLink = "lost" | "draining" | "up";
 
 /** What a destination gathers before the handover. */
 export type Reception = {
   readonly begun: Begun;
+  readonly link: ReceptionLink;
+  /** `store-blocks`, `digest` and `make-durable` effects not yet answered. */
+  readonly answersOpen: number;
   readonly copies: readonly CopyAtDestination[];
   /** The ladder was announced: copies are open, and the journal says that they are being written. */
   readonly isOpen: boolean;
@@ -113,7 +123,7 @@ export type Reception = {
 
 export type DestinationState =
   | { phase: "idle" }
-  | { phase: "examining"; begun: Begun }
+  | { phase: "examining"; begun: Begun; isAttached: boolean }
   | { phase: "receiving"; reception: Reception }
   /** `prepare` came: waits until the memory is loaded and the rest durable. */
   | { phase: "loading"; reception: Reception; attempt: number; isLoaded: boolean; isDurable: boolean }
@@ -122,12 +132,24 @@ export type DestinationState =
    * `reception` is undefined after a restart.
    */
   | { phase: "prepared"; begun: Begun; reception: Reception | undefined }
-  /** Past the point of no return: the domain is this host's. `problem`: why it does not run yet. */
-  | { phase: "resuming"; begun: Begun; isAttached: boolean; problem: string | undefined }
-  /** `isAttached` is false from a lost link until the source hands over again: till then we stay silent. */
-  | { phase: "post-copy"; begun: Begun; isAttached: boolean; isFlushing: boolean }
+  /**
+   * Past the point of no return: the domain is this host's. `problem`: why it does not run yet. `isAttached` is
+   * false from a lost link until the source hands over again: till then we stay silent.
+   */
+  | {
+      phase: "resuming";
+      begun: Begun;
+      isAttached: boolean;
+      isNothingMissing: boolean;
+      problem: string | undefined;
+    }
+  | { phase: "post-copy"; begun: Begun; link: PostCopyLink; pulls: readonly Pull[]; isFlushing: boolean }
   | { phase: "completed"; begun: Begun; counts: PostCopyCounts }
   | { phase: "aborted"; migration: MigrationId; reason: string };
+
+/** As in `ReceptionLink`; `reporting`: the source handed over, and `resumed` is not sent yet. `pulls` wait for it. */
+export type PostCopyLink = "lost" | "reporting" | "up";
+export type Pull = { readonly vbd: VbdIndex; readonly runs: readonly BlockRun[] };
 
 export type DestinationStep = readonly [DestinationState, readonly DestinationEffect[]];
 export type Phase<Name extends DestinationState["phase"]> = Extract<DestinationState, { phase: Name }>;
@@ -147,7 +169,7 @@ export type DestinationEffect =
   | { type: "discard-memory" }
   /** Wait until the hypervisor has taken `memoryBytes` of the stream and holds the whole state. */
   | { type: "load"; attempt: number; memoryBytes: number }
-  /** Flush the vbds; then write `missing`, the log with `written` as the bitmap of `generation`, durably. */
+  /** Flush the vbds, blocks that are being stored included; then write `missing`, the log with `written` as the bitmap of `generation`, durably. */
   | {
       type: "make-durable";
       attempt: number;

@@ -18,7 +18,7 @@
  * A lost link changes nothing here but who may speak: the source opens every session.
  */
 
-import { completed, postCopy, prepared, resuming } from "./destination-postcopy.ts";
+import { accept, attach, completed, postCopy, prepared, resuming } from "./destination-postcopy.ts";
 import {
   type Begun,
   type DestinationContext,
@@ -51,7 +51,13 @@ export function restore(record: DestinationRecord): DestinationStep {
       return [{ phase: "prepared", begun: record, reception: undefined }, []];
     case "owner":
       return [
-        { phase: "resuming", begun: record, isAttached: false, problem: undefined },
+        {
+          phase: "resuming",
+          begun: record,
+          isAttached: false,
+          isNothingMissing: false,
+          problem: undefined,
+        },
         [{ type: "resume-domain", generation: record.generation + 1 }],
       ];
     case "synchronised":
@@ -96,7 +102,8 @@ function idle(state: Phase<"idle">, event: DestinationEvent): DestinationStep {
   if (event.type !== "received") return [state, []];
   const { message } = event;
   // Asked about a migration that left no trace here: it never came to `prepared`, or it was undone.
-  if (message.type === "abort" || message.type === "handover") {
+  // Or it is over, and the source did not hear that we know.
+  if (message.type === "abort" || message.type === "handover" || message.type === "finished") {
     return [state, [send({ type: "aborted", migration: message.migration })]];
   }
   if (message.type !== "begin") return unexpected(state, message);
@@ -109,7 +116,7 @@ function idle(state: Phase<"idle">, event: DestinationEvent): DestinationStep {
   }
   const { migration, generation, domain } = message;
   return [
-    { phase: "examining", begun: { migration, generation, domain } },
+    { phase: "examining", begun: { migration, generation, domain }, isAttached: true },
     [{ type: "examine", domain, generation }],
   ];
 }
@@ -121,16 +128,18 @@ function examining(
 ): DestinationStep {
   switch (event.type) {
     case "examined": {
-      const { copies } = event;
+      const { begun, isAttached } = state;
       const reception: Reception = {
-        begun: state.begun,
-        copies,
+        begun,
+        link: isAttached ? "up" : "lost",
+        answersOpen: 0,
+        copies: event.copies,
         isOpen: false,
         memory: undefined,
         log: [],
         replicas: [],
       };
-      return [{ phase: "receiving", reception }, [accept(reception, context)]];
+      return [{ phase: "receiving", reception }, isAttached ? [accept(reception, context)] : []];
     }
     case "refused": {
       const { code, reason } = event;
@@ -146,24 +155,22 @@ function examining(
         [send({ type: "failed", code, reason })],
       ];
     }
-    case "received":
-      if (event.message.type === "abort") return abort(state.begun, event.message.reason, []);
+    case "peer-lost":
+      return [{ ...state, isAttached: false }, []];
+    case "received": {
+      const { message } = event;
+      if (message.type === "abort" && message.migration === state.begun.migration) {
+        return abort(state.begun, message.reason, []);
+      }
       // The link was lost before we could answer: the answer is on its way.
-      if (event.message.type === "begin" && isSame(state.begun, event.message)) return [state, []];
-      return unexpected(state, event.message);
+      if (message.type === "begin" && isSame(state.begun, message)) {
+        return [{ ...state, isAttached: true }, []];
+      }
+      return unexpected(state, message);
+    }
     default:
       return [state, []];
   }
-}
-
-function accept({ copies, memory }: Reception, { session }: DestinationContext): DestinationEffect {
-  return send({
-    type: "accept",
-    version: PROTOCOL_VERSION,
-    session,
-    copies,
-    memoryTaken: memory?.taken ?? 0,
-  });
 }
 
 function receiving(
@@ -175,15 +182,26 @@ function receiving(
   switch (event.type) {
     case "received":
       return order(state, event.message, context);
+    case "peer-lost":
+      return [{ phase: "receiving", reception: { ...reception, link: "lost" } }, []];
     case "digests": {
       const { vbd, level, start, digests } = event;
-      return [state, [send({ type: "hashes", vbd, level, start, digests })]];
+      return answered(reception, [send({ type: "hashes", vbd, level, start, digests })], context);
     }
     case "blocks-stored":
-      return [state, [send({ type: "stored", ticket: event.ticket })]];
-    case "memory-ready":
-      if (event.attempt !== reception.memory?.attempt) return [state, []];
-      return [state, [send({ type: "memory-ready", attempt: event.attempt })]];
+      return answered(reception, [send({ type: "stored", ticket: event.ticket })], context);
+    case "durable":
+      // Of a `prepare` whose link was lost.
+      return answered(reception, [], context);
+    case "memory-ready": {
+      const { attempt } = event;
+      if (attempt !== reception.memory?.attempt) return [state, []];
+      const memory = { ...reception.memory, isReady: true };
+      return [
+        { phase: "receiving", reception: { ...reception, memory } },
+        reception.link === "up" ? [send({ type: "memory-ready", attempt })] : [],
+      ];
+    }
     case "memory-taken":
       return memoryTaken(state, event);
     case "failed":
@@ -193,6 +211,17 @@ function receiving(
   }
 }
 
+/** The last answer of an earlier session makes room for this one; one of this session goes out. */
+function answered(
+  reception: Reception,
+  effects: readonly DestinationEffect[],
+  context: DestinationContext,
+): DestinationStep {
+  const next = { ...reception, answersOpen: reception.answersOpen - 1 };
+  if (next.link === "draining") return attach(next, context);
+  return [{ phase: "receiving", reception: next }, next.link === "up" ? effects : []];
+}
+
 function order(
   state: Phase<"receiving">,
   message: SourceMessage,
@@ -200,10 +229,12 @@ function order(
 ): DestinationStep {
   const { reception } = state;
   const { begun, isOpen } = reception;
+  if (message.type === "begin" && isSame(begun, message)) return attach(reception, context);
+  if (message.type === "abort" && message.migration === begun.migration) {
+    return abort(begun, message.reason, tidy(reception));
+  }
+  if (reception.link !== "up") return unexpected(state, message);
   switch (message.type) {
-    case "begin":
-      if (!isSame(begun, message)) return unexpected(state, message);
-      return [state, [accept(reception, context)]];
     case "ladder": {
       if (message.choices.length !== begun.domain.vbds.length) return unexpected(state, message);
       // Once, also when a source that distrusts our acknowledgements climbs the ladder again.
@@ -218,12 +249,13 @@ function order(
       ];
     }
     case "ask-hashes": {
+      if (!isOpen) return unexpected(state, message);
       const { vbd, level, start, count } = message;
-      return [state, [{ type: "digest", vbd, level, start, count }]];
+      return [asked(reception), [{ type: "digest", vbd, level, start, count }]];
     }
     case "blocks":
       if (!isOpen || message.purpose !== "precopy") return unexpected(state, message);
-      return [state, [{ type: "store-blocks", message }]];
+      return [asked(reception), [{ type: "store-blocks", message }]];
     case "log":
       return [
         {
@@ -232,22 +264,33 @@ function order(
         },
         [],
       ];
-    case "memory-begin": {
-      const { attempt } = message;
-      const memory = { attempt, taken: 0 };
-      const discard: DestinationEffect[] = reception.memory === undefined ? [] : [{ type: "discard-memory" }];
-      return [
-        { phase: "receiving", reception: { ...reception, memory } },
-        [...discard, { type: "begin-memory", attempt }],
-      ];
-    }
+    case "memory-begin":
+      return memoryBegin(reception, message);
     case "prepare":
       return prepare(state, message);
-    case "abort":
-      return abort(begun, message.reason, tidy(reception));
     default:
       return unexpected(state, message);
   }
+}
+
+function asked(reception: Reception): Phase<"receiving"> {
+  return { phase: "receiving", reception: { ...reception, answersOpen: reception.answersOpen + 1 } };
+}
+
+function memoryBegin(reception: Reception, { attempt }: Order<"memory-begin">): DestinationStep {
+  const { memory } = reception;
+  if (memory?.attempt === attempt) {
+    // Asked again after a lost link: making ready once more would leave two answers with one number.
+    return [
+      { phase: "receiving", reception },
+      memory.isReady ? [send({ type: "memory-ready", attempt })] : [],
+    ];
+  }
+  const discard: DestinationEffect[] = memory === undefined ? [] : [{ type: "discard-memory" }];
+  return [
+    { phase: "receiving", reception: { ...reception, memory: { attempt, taken: 0, isReady: false } } },
+    [...discard, { type: "begin-memory", attempt }],
+  ];
 }
 
 /** The hypervisor took more: the source may forget those bytes, and a reconnect begins there. */
@@ -257,17 +300,21 @@ function memoryTaken<State extends Phase<"receiving"> | Phase<"loading">>(
 ): DestinationStep {
   const { reception } = state;
   if (attempt !== reception.memory?.attempt) return [state, []];
-  const memory = { attempt, taken: offset };
-  return [{ ...state, reception: { ...reception, memory } }, [send({ type: "memory-taken", offset })]];
+  const memory = { ...reception.memory, taken: offset };
+  return [
+    { ...state, reception: { ...reception, memory } },
+    reception.link === "up" ? [send({ type: "memory-taken", offset })] : [],
+  ];
 }
 
 function prepare(state: Phase<"receiving">, message: Order<"prepare">): DestinationStep {
   const { reception } = state;
   const { begun, log, replicas, memory, isOpen } = reception;
-  if (!isOpen || memory === undefined) return unexpected(state, message);
+  // A source that prepares has our answer to everything it sent.
+  if (!isOpen || memory === undefined || reception.answersOpen > 0) return unexpected(state, message);
   const { attempt, memoryBytes, written, missing } = message;
   return [
-    { phase: "loading", reception, attempt, isLoaded: false, isDurable: false },
+    { ...asked(reception), phase: "loading", attempt, isLoaded: false, isDurable: false },
     [
       { type: "load", attempt, memoryBytes },
       { type: "make-durable", attempt, generation: begun.generation, log, replicas, written, missing },
@@ -286,18 +333,27 @@ function loading(
       if (event.attempt !== state.attempt) return [state, []];
       return loadedAndDurable({ ...state, isLoaded: true }, context);
     case "durable":
-      if (event.attempt !== state.attempt) return [state, []];
-      return loadedAndDurable({ ...state, isDurable: true }, context);
+      return loadedAndDurable(
+        {
+          ...state,
+          reception: { ...reception, answersOpen: reception.answersOpen - 1 },
+          isDurable: true,
+        },
+        context,
+      );
     case "memory-taken":
       return memoryTaken(state, event);
     case "failed":
       return failed(reception, event);
+    case "peer-lost":
+      // The source thaws the domain and copies on: without our `prepared` it cannot hand over.
+      return [{ phase: "receiving", reception: { ...reception, link: "lost" } }, []];
     case "received": {
       const { message } = event;
-      if (message.type === "abort") return abort(reception.begun, message.reason, tidy(reception));
-      if (message.type !== "begin" || !isSame(reception.begun, message)) return unexpected(state, message);
-      // The source lost the link, thawed the domain, and copies on.
-      return [{ phase: "receiving", reception }, [accept(reception, context)]];
+      if (message.type !== "abort" || message.migration !== reception.begun.migration) {
+        return unexpected(state, message);
+      }
+      return abort(reception.begun, message.reason, tidy(reception));
     }
     default:
       return [state, []];

@@ -21,25 +21,30 @@ import {
   unexpected,
 } from "./source-state.ts";
 
-export function freezing(state: Phase<"freezing">, event: SourceEvent, context: SourceContext): SourceStep {
+export function freezing(state: Phase<"freezing">, event: SourceEvent): SourceStep {
   const { trip, attempt } = state;
   switch (event.type) {
+    case "domain-frozen":
+      if (event.attempt !== attempt) return [state, []];
+      // Not before: a domain that still runs would wait for its writes, and its freeze for the domain.
+      trip.roundsOpen += 1;
+      return [state, [{ type: "fence", attempt }]];
     case "memory-ended":
       if (event.attempt !== attempt) return [state, []];
-      return prepare({ ...state, memoryBytes: event.memoryBytes }, context);
+      return prepare({ ...state, memoryBytes: event.memoryBytes });
     case "fenced":
-      // Also an answer to an earlier fence holds a round that must not get lost.
-      trip.sender.add(event.dirty);
+      // No freeze began while an earlier fence was unanswered, see `isQuiet`.
       if (event.attempt !== attempt) return [state, []];
-      return prepare({ ...state, written: event.written }, context);
-    case "dirty":
-      trip.collectsOpen -= 1;
-      trip.sender.add(event.blocks);
-      return [state, []];
+      trip.roundsOpen -= 1;
+      trip.sender.add(event.dirty);
+      return prepare({ ...state, written: event.written });
     case "received": {
       const { message } = event;
-      if (message.type === "memory-taken")
+      if (message.type === "memory-taken") {
         return [state, [{ type: "forget-memory", offset: message.offset }]];
+      }
+      // Answers a `memory-begin` that was repeated after a lost link.
+      if (message.type === "memory-ready") return [state, []];
       return unexpected(state, message);
     }
     case "peer-lost":
@@ -50,10 +55,11 @@ export function freezing(state: Phase<"freezing">, event: SourceEvent, context: 
 }
 
 /** The handover's first half, once every answer is in: all but the missing blocks (paper §1.6, phase 2). */
-function prepare(state: Phase<"freezing">, _context: SourceContext): SourceStep {
+function prepare(state: Phase<"freezing">): SourceStep {
   const { attempt, trip, memory, written, memoryBytes } = state;
   if (written === undefined || memoryBytes === undefined) return [state, []];
   trip.sender.add(trip.deferred);
+  for (const hot of trip.deferred) hot.clear();
   const missing = trip.sender.toSend.map((bitmap) => bitmap.clone());
   return [
     { phase: "preparing", attempt, trip, memory },
@@ -65,8 +71,11 @@ export function preparing(state: Phase<"preparing">, event: SourceEvent, context
   switch (event.type) {
     case "received": {
       const { message } = event;
-      if (message.type === "memory-taken")
+      if (message.type === "memory-taken") {
         return [state, [{ type: "forget-memory", offset: message.offset }]];
+      }
+      // Answers a `memory-begin` that was repeated after a lost link.
+      if (message.type === "memory-ready") return [state, []];
       if (message.type !== "prepared") return unexpected(state, message);
       const { migration, destination, generation } = context;
       return [
@@ -116,7 +125,9 @@ export function handingOver(
     case "received": {
       const { message } = event;
       if (message.type === "resumed") return resumed(message.missing, context);
-      if (message.type === "synchronised") return synchronised(message, context);
+      // Its `resumed` was lost with a link, and the guest has overwritten what was missing.
+      if (message.type === "synchronised")
+        return synchronised(message, context, [{ type: "destroy-remains" }]);
       // It does not know what it had promised to keep. The domain stays frozen until an operator decides.
       if (message.type === "aborted") return [{ ...state, link: "down" }, []];
       if (message.type === "memory-taken") return [state, []];
@@ -148,7 +159,8 @@ export function postCopy(state: Phase<"post-copy">, event: SourceEvent, context:
       const { message } = event;
       switch (message.type) {
         case "stored":
-          if (!sender.acknowledge(message.ticket)) return unexpected(state, message);
+          // A ticket that is not on its way was stored after its link was lost; the block was asked for again.
+          sender.acknowledge(message.ticket);
           return [state, fill(sender, "push", context)];
         case "pull":
           sender.hurry(message.vbd, message.runs);
@@ -157,34 +169,54 @@ export function postCopy(state: Phase<"post-copy">, event: SourceEvent, context:
           sender.restart(message.missing);
           return [state, fill(sender, "push", context)];
         case "synchronised":
-          return synchronised(message, context);
+          return synchronised(message, context, []);
         default:
           return unexpected(state, message);
       }
     }
+    case "failed":
+      // A block could not be read. The destination asks for it again on the next session.
+      return [state, [{ type: "drop-link", reason: event.reason }]];
     default:
       return [state, []];
   }
 }
 
-function synchronised(message: Answer<"synchronised">, context: SourceContext): SourceStep {
+function synchronised(
+  { counts }: Answer<"synchronised">,
+  context: SourceContext,
+  effects: readonly SourceEffect[],
+): SourceStep {
   const { migration, generation } = context;
-  const { counts } = message;
   return [
-    { phase: "completed", counts },
+    { phase: "finishing", link: "up", counts },
     [
+      ...effects,
       { type: "keep-replica", generation },
       { type: "persist", record: { phase: "completed", migration, counts } },
-      { type: "send", message: { type: "finished", migration } },
+      finished(context),
     ],
   ];
 }
 
-export function completed(state: Phase<"completed">, event: SourceEvent, context: SourceContext): SourceStep {
-  if (event.type === "received" && event.message.type === "synchronised") {
-    return [state, [{ type: "send", message: { type: "finished", migration: context.migration } }]];
+function finished({ migration }: SourceContext): SourceEffect {
+  return { type: "send", message: { type: "finished", migration } };
+}
+
+/** Until it answers, the destination may still keep its record for our next `handover`. */
+export function finishing(state: Phase<"finishing">, event: SourceEvent, context: SourceContext): SourceStep {
+  switch (event.type) {
+    case "connected":
+      return [{ ...state, link: "up" }, [finished(context)]];
+    case "peer-lost":
+      return [{ ...state, link: "down" }, []];
+    case "received":
+      // Whatever else arrives was sent before the destination heard of it.
+      if (event.message.type !== "aborted") return [state, []];
+      return [{ phase: "completed", counts: state.counts }, [{ type: "forget" }]];
+    default:
+      return [state, []];
   }
-  return [state, []];
 }
 
 /** Takes the domain back: it runs here before anything else is done. Only before the handover. */

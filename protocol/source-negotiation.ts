@@ -80,7 +80,7 @@ export function accepted(attempt: number, accept: Answer<"accept">, context: Sou
       descents: new Map(),
     },
     // Rounds are armed before the first block or digest is read: what is written later is seen.
-    [{ type: "start-tracking" }],
+    [{ type: "start-tracking", attempt }],
   ];
 }
 
@@ -89,24 +89,22 @@ export function reconciling(
   event: SourceEvent,
   context: SourceContext,
 ): SourceStep {
+  const { attempt } = state;
   switch (event.type) {
     case "tracking":
-      return climb(state, event, context);
+      return event.attempt === attempt ? climb(state, event, context) : [state, []];
     case "allocated": {
-      if (state.trip === undefined || !state.scans.has(event.vbd)) return [state, []];
+      if (event.attempt !== attempt || state.trip === undefined) return [state, []];
       const scans = new Set(state.scans);
       scans.delete(event.vbd);
       return reconciled({ ...state, scans, trip: addAllocated(state.trip, event) }, [], context);
     }
     case "compared": {
-      const descent = state.descents.get(event.vbd);
-      descent?.compared(event.level, event.start, event.differing);
+      // An answer of before the link was lost compared our blocks before this climb's rounds were armed.
+      if (event.attempt !== attempt) return [state, []];
+      state.descents.get(event.vbd)?.compared(event.level, event.start, event.differing);
       return reconciled(state, ask(state.descents), context);
     }
-    case "dirty":
-      // Answers a round of before this negotiation.
-      state.trip?.sender.add(event.blocks);
-      return [state, []];
     case "received": {
       const { message } = event;
       if (message.type !== "hashes") return unexpected(state, message);
@@ -114,7 +112,7 @@ export function reconciling(
     }
     case "peer-lost":
       // What was compared so far is quickly compared again; what is tracked stays tracked.
-      return [{ phase: "negotiating", link: "down", attempt: state.attempt }, [{ type: "stop-tracking" }]];
+      return [{ phase: "negotiating", link: "down", attempt: attempt + 1 }, [{ type: "stop-tracking" }]];
     default:
       return [state, []];
   }
@@ -142,16 +140,17 @@ function climb(
       descents.set(vbd, new HashDescent(blockCounts[vbd]!));
     } else {
       scans.add(vbd);
-      effects.push({ type: "scan-allocated", vbd });
+      effects.push({ type: "scan-allocated", attempt: state.attempt, vbd });
     }
     return choice;
   });
   const trip: Trip = {
+    attempt: state.attempt,
     session: state.session,
     choices,
     sender,
     deferred: blockCounts.map((count) => new BlockBitmap(count)),
-    collectsOpen: 0,
+    roundsOpen: 0,
     iteration: 1,
     roundStartedAtMs: event.atMs,
     sentBeforeRound: 0,
@@ -194,7 +193,8 @@ function compare(state: Phase<"reconciling">, message: Answer<"hashes">): Source
   const { vbd, level, start, digests } = message;
   const question = state.descents.get(vbd)?.openQuestion(level, start);
   if (question === undefined) return unexpected(state, message);
-  return { type: "compare-digests", vbd, level, start, count: question.count, digests };
+  const { attempt } = state;
+  return { type: "compare-digests", attempt, vbd, level, start, count: question.count, digests };
 }
 
 function reconciled(

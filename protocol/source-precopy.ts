@@ -24,6 +24,7 @@ import {
 
 export function preCopy(state: Phase<"pre-copy">, event: SourceEvent, context: SourceContext): SourceStep {
   if (event.type !== "dirty") return copying(state, event, context);
+  if (event.attempt !== state.trip.attempt) return [state, []];
   const decision = endRound(state, event, context);
   state.trip.iteration += 1;
   if (decision === "iterate" || state.link !== "up") return [state, fillIfUp(state, context)];
@@ -32,15 +33,18 @@ export function preCopy(state: Phase<"pre-copy">, event: SourceEvent, context: S
 
 function beginMemory({ attempt, trip, link }: Phase<"pre-copy">, context: SourceContext): SourceStep {
   const memory = { attempt, ready: false, converged: false };
-  const { log, replicas } = context;
   return [
     { phase: "memory-copy", link, attempt, trip, memory },
-    [
-      // Closed generations go now, so that the downtime does not pay for them.
-      { type: "send", message: { type: "log", entries: log.entries, replicas } },
-      { type: "send", message: { type: "memory-begin", attempt } },
-      ...fill(trip.sender, "precopy", context),
-    ],
+    [...askForMemory(attempt, context), ...fill(trip.sender, "precopy", context)],
+  ];
+}
+
+/** Until `memory-ready` answers, a lost link may have taken both messages with it. */
+function askForMemory(attempt: number, { log, replicas }: SourceContext): SourceEffect[] {
+  return [
+    // Closed generations go now, so that the downtime does not pay for them.
+    { type: "send", message: { type: "log", entries: log.entries, replicas } },
+    { type: "send", message: { type: "memory-begin", attempt } },
   ];
 }
 
@@ -56,10 +60,11 @@ export function memoryCopy(
     return [next, isQuiet(next) ? collect(next.trip) : []];
   }
   if (event.type === "dirty") {
+    if (event.attempt !== state.trip.attempt) return [state, []];
     const decision = endRound(state, event, context);
-    if (decision === "iterate") return [state, fillIfUp(state, context)];
-    if (memory.converged && isQuiet(state)) return freeze(state);
-    return [state, []];
+    if (decision === "freeze" && memory.converged && isQuiet(state)) return freeze(state);
+    // Also what is not worth another iteration: the link is there, and memory takes its time.
+    return [state, fillIfUp(state, context)];
   }
   if (event.type === "received") {
     const { message } = event;
@@ -77,10 +82,7 @@ export function memoryCopy(
 function freeze({ attempt, trip, memory }: Phase<"memory-copy">): SourceStep {
   return [
     { phase: "freezing", attempt, trip, memory, written: undefined, memoryBytes: undefined },
-    [
-      { type: "freeze-domain", attempt },
-      { type: "fence", attempt },
-    ],
+    [{ type: "freeze-domain", attempt }],
   ];
 }
 
@@ -95,8 +97,10 @@ function copying(state: Copying, event: SourceEvent, context: SourceContext): So
       return [{ ...state, link: "down" }, []];
     case "fenced":
       // Answers a fence of a freeze that was undone: the round it took must not get lost.
+      if (event.attempt < trip.attempt) return [state, []];
+      trip.roundsOpen -= 1;
       trip.sender.add(event.dirty);
-      return [state, fillIfUp(state, context)];
+      return [state, goOn(state, context)];
     case "received": {
       const { message } = event;
       if (message.type === "accept") return acceptedAgain(state, message, context);
@@ -119,14 +123,22 @@ function acceptedAgain(state: Copying, accept: Answer<"accept">, context: Source
     return [next, [...cancel, { type: "stop-tracking" }, ...effects]];
   }
   const up: Copying = { ...state, link: "up" };
-  return [up, [...(up.phase === "memory-copy" ? memoryAgain(up, accept) : []), ...goOn(up, context)]];
+  return [
+    up,
+    [...(up.phase === "memory-copy" ? memoryAgain(up, accept, context) : []), ...goOn(up, context)],
+  ];
 }
 
 /** The hypervisor's stream goes on where the destination's hypervisor stopped taking it. */
-function memoryAgain({ memory }: Phase<"memory-copy">, { memoryTaken }: Answer<"accept">): SourceEffect[] {
+function memoryAgain(
+  { memory }: Phase<"memory-copy">,
+  { memoryTaken }: Answer<"accept">,
+  context: SourceContext,
+): SourceEffect[] {
   const { attempt } = memory;
-  if (memory.ready) return [{ type: "resume-memory", attempt, offset: memoryTaken }];
-  return [{ type: "send", message: { type: "memory-begin", attempt } }];
+  return memory.ready
+    ? [{ type: "resume-memory", attempt, offset: memoryTaken }]
+    : askForMemory(attempt, context);
 }
 
 /** Sends more, or ends the round when all was stored. */
@@ -144,12 +156,12 @@ function fillIfUp(state: Copying, context: SourceContext): SourceEffect[] {
 
 /** Nothing is on its way, and no round's answer either: only then may the domain freeze. */
 function isQuiet({ link, trip }: Copying): boolean {
-  return link === "up" && !trip.sender.hasInFlight && trip.collectsOpen === 0;
+  return link === "up" && !trip.sender.hasInFlight && trip.roundsOpen === 0;
 }
 
 function collect(trip: Trip): SourceEffect[] {
-  trip.collectsOpen += 1;
-  return [{ type: "collect-dirty" }];
+  trip.roundsOpen += 1;
+  return [{ type: "collect-dirty", attempt: trip.attempt }];
 }
 
 /** The first blocks of a trip, or its first round when there are none. */
@@ -165,7 +177,7 @@ function endRound(
   context: SourceContext,
 ): "iterate" | "freeze" {
   const { sender, deferred } = trip;
-  trip.collectsOpen -= 1;
+  trip.roundsOpen -= 1;
   const dirtiedBlocks = blocks.reduce((sum, bitmap) => sum + bitmap.population, 0);
   for (const [vbd, hot] of sender.hot(blocks).entries()) {
     deferred[vbd]!.union(hot);

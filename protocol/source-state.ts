@@ -48,12 +48,18 @@ export type SourceEvent =
    * Answers `start-tracking`: per vbd what the open generation wrote before rounds were armed. Where the
    * tracker cannot be trusted (it died with its host), `untrusted` says why and `written` is full.
    */
-  | { type: "tracking"; atMs: number; vbds: readonly { written: BlockBitmap; untrusted?: string }[] }
+  | {
+      type: "tracking";
+      attempt: number;
+      atMs: number;
+      vbds: readonly { written: BlockBitmap; untrusted?: string }[];
+    }
   /** Answers `scan-allocated`; undefined when the store cannot tell holes from data. */
-  | { type: "allocated"; vbd: VbdIndex; blocks: BlockBitmap | undefined }
+  | { type: "allocated"; attempt: number; vbd: VbdIndex; blocks: BlockBitmap | undefined }
   /** Answers `compare-digests`: indexes (of regions or blocks) that differ. */
   | {
       type: "compared";
+      attempt: number;
       vbd: VbdIndex;
       level: HashLevel;
       start: number;
@@ -61,7 +67,7 @@ export type SourceEvent =
       differing: readonly number[];
     }
   /** Answers `collect-dirty`. */
-  | { type: "dirty"; atMs: number; blocks: readonly BlockBitmap[] }
+  | { type: "dirty"; attempt: number; atMs: number; blocks: readonly BlockBitmap[] }
   /** The hypervisor finished a pass over memory; `converged` when the rest fits its downtime goal. */
   | { type: "memory-round"; attempt: number; converged: boolean }
   | { type: "domain-frozen"; attempt: number }
@@ -80,8 +86,9 @@ export type SourceEvent =
   | { type: "failed"; reason: string };
 
 /**
- * What the journal keeps of a migration at its source. `attempt` in effects and events: memory streams and
- * freezes are numbered, so that an answer to an earlier one, still on its way, is told apart.
+ * What the journal keeps of a migration at its source. `attempt` in effects and events: climbs of the ladder,
+ * memory streams and freezes are numbered, so that an answer to an earlier one, still on its way, is told apart.
+ * Whatever asks for an answer is answered once, also when it was undone meanwhile, or answered by `failed`.
  */
 export type SourceRecord =
   | { phase: "begun"; migration: MigrationId; destination: HostId; generation: Generation }
@@ -95,13 +102,14 @@ export type SourceEffect =
   /** Read these blocks and send what was read. Their bits are already cleared. */
   | { type: "send-blocks"; ticket: number; purpose: BlocksPurpose; vbd: VbdIndex; runs: readonly BlockRun[] }
   /** Arm write rounds on every vbd, before the first block is read. */
-  | { type: "start-tracking" }
+  | { type: "start-tracking"; attempt: number }
   | { type: "stop-tracking" }
-  | { type: "collect-dirty" }
-  | { type: "scan-allocated"; vbd: VbdIndex }
+  | { type: "collect-dirty"; attempt: number }
+  | { type: "scan-allocated"; attempt: number; vbd: VbdIndex }
   /** Digest our own blocks and compare with the peer's `digests`. */
   | {
       type: "compare-digests";
+      attempt: number;
       vbd: VbdIndex;
       level: HashLevel;
       start: number;
@@ -120,7 +128,7 @@ export type SourceEffect =
   | { type: "thaw-domain" }
   /** The domain runs on here; there is no memory stream any more. */
   | { type: "unfreeze-domain" }
-  /** Close the vbds to the domain, wait for writes in flight, flush. */
+  /** The domain is frozen: close the vbds to it, wait for writes in flight, flush. */
   | { type: "fence"; attempt: number }
   | { type: "unfence" }
   | { type: "persist"; record: SourceRecord }
@@ -129,20 +137,27 @@ export type SourceEffect =
   /** The domain runs elsewhere: end its frozen remains here. */
   | { type: "destroy-remains" }
   /** This host's vbds become the replica of `generation`. */
-  | { type: "keep-replica"; generation: Generation };
+  | { type: "keep-replica"; generation: Generation }
+  /** End the session; the next one goes on. */
+  | { type: "drop-link"; reason: string };
 
 /** `negotiating`: `begin` is sent and not yet answered on this connection. */
 export type Link = "down" | "negotiating" | "up";
 
 /** What outlives a lost link: the destination's volatile state that our counters are about. */
 export type Trip = {
+  /** The one that climbed the ladder: blocks that answer an older one were counted by the climb. */
+  readonly attempt: number;
   readonly session: string;
   readonly choices: readonly RungChoice[];
   readonly sender: BlockSender;
   /** Hot blocks: left for post-copy. */
   readonly deferred: readonly BlockBitmap[];
-  /** `collect-dirty` effects not yet answered: a freeze must wait for them, or their blocks would be lost. */
-  collectsOpen: number;
+  /**
+   * `collect-dirty` and `fence` effects not yet answered. Each answer takes a round of writes with it, so a
+   * freeze must wait for them all, or their blocks would be lost.
+   */
+  roundsOpen: number;
   /** Passes over the disk, from 1; rounds of the memory stage do not count. */
   iteration: number;
   roundStartedAtMs: number;
@@ -179,6 +194,8 @@ export type SourceState =
   /** Past the point of no return. Nobody writes to the source's vbds any more. */
   | { phase: "handing-over"; link: Link }
   | { phase: "post-copy"; link: Link; sender: BlockSender }
+  /** The source is no longer needed; the destination has yet to be told that we know. */
+  | { phase: "finishing"; link: Link; counts: PostCopyCounts }
   | { phase: "completed"; counts: PostCopyCounts }
   /** The domain runs here; the destination has yet to be told. */
   | { phase: "aborting"; link: Link; reason: string }

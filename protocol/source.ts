@@ -8,7 +8,10 @@
  *   aborting ◀──cancel, failed, refused──────┴────────────────────────┘                    ▼
  *      │ aborted                                                                       preparing
  *      ▼                                                                                   │ prepared
- *   aborted        completed ◀─synchronised─ post-copy ◀─resumed─ handing-over ◀═══════════╝
+ *   aborted        finishing ◀─synchronised─ post-copy ◀─resumed─ handing-over ◀═══════════╝
+ *                      │ aborted (it forgot, too)
+ *                      ▼
+ *                  completed
  *
  * The double arrow is the point of no return: `persist handed-over` precedes `send handover`. Before it the
  * source owns the domain and may always take it back; after it the destination may be running the domain,
@@ -27,7 +30,7 @@ import {
   abort,
   aborting,
   abortWith,
-  completed,
+  finishing,
   freezing,
   handingOver,
   postCopy,
@@ -55,7 +58,7 @@ export function restore(record: SourceRecord): SourceStep {
     case "handed-over":
       return [{ phase: "handing-over", link: "down" }, []];
     case "completed":
-      return [{ phase: "completed", counts: record.counts }, []];
+      return [{ phase: "finishing", link: "down", counts: record.counts }, []];
     case "aborted":
       return [{ phase: "aborting", link: "down", reason: record.reason }, []];
     default:
@@ -95,7 +98,7 @@ export function step(state: SourceState, event: SourceEvent, context: SourceCont
     case "memory-copy":
       return memoryCopy(state, event, context);
     case "freezing":
-      return freezing(state, event, context);
+      return freezing(state, event);
     case "preparing":
       return preparing(state, event, context);
     case "handing-over":
@@ -104,8 +107,9 @@ export function step(state: SourceState, event: SourceEvent, context: SourceCont
       return postCopy(state, event, context);
     case "aborting":
       return aborting(state, event, context);
+    case "finishing":
+      return finishing(state, event, context);
     case "completed":
-      return completed(state, event, context);
     case "aborted":
       return [state, []];
     default:
@@ -126,6 +130,7 @@ export function isBeforeHandover(state: SourceState): boolean {
       return true;
     case "handing-over":
     case "post-copy":
+    case "finishing":
     case "completed":
     case "aborting":
     case "aborted":
