@@ -13,7 +13,6 @@
 import { BLOCK_SIZE_BYTES, type BlockRun } from "../protocol/units.ts";
 import { StorageError } from "./errors.ts";
 
-// biome-ignore lint/suspicious/noConfusingVoidType: a method that returns nothing has completed.
 export type Completion = void | Promise<void>;
 
 /** `hole`: no space allocated. `zero`: reads as zero for certain. A hole may be not zero on some devices. */
