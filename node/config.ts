@@ -1,0 +1,266 @@
+/**
+ * Options of one daemon. One schema is the source of the types, the defaults, the command line's flags
+ * (`config-flags.ts`), and the reference that `sojourn init` prints. What both peers must agree on is not
+ * here: see protocol/limits.ts.
+ *
+ * Every default says why it is what it is (`reason`); a test sees to that.
+ */
+import { readFile } from "node:fs/promises";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { multiaddr } from "@multiformats/multiaddr";
+import { z } from "zod";
+import { BLOCKS_PER_MESSAGE_MAX, NAME_LENGTH_MAX } from "../protocol/limits.ts";
+import { checkSocketPath, defaultDataDir } from "./control/socket-path.ts";
+import { NodeError } from "./errors.ts";
+import { parseListen } from "./listen.ts";
+import { parseSize } from "./sizes.ts";
+
+/** Words for people beside an option. `placeholder` is what stands in the flag's help. */
+type OptionMeta = { description: string; reason?: string; placeholder?: string };
+
+/** Zod keeps these per schema; set last, for a wrapper does not inherit them. */
+function option<Schema extends z.ZodType>(schema: Schema, meta: OptionMeta): Schema {
+  return schema.meta(meta) as Schema;
+}
+
+const Milliseconds = z
+  .int()
+  .min(1)
+  .max(24 * 60 * 60_000);
+
+/** Bytes, or text such as 64MiB. */
+const Size = z.union([z.number(), z.string()]).transform((value, context) => {
+  const sizeBytes = typeof value === "number" ? value : parseSize(value);
+  if (sizeBytes !== undefined && Number.isSafeInteger(sizeBytes) && sizeBytes >= 1) return sizeBytes;
+  context.addIssue({ code: "custom", message: "must be a size such as 65536, 512k, 64MiB or 4GiB" });
+  return z.NEVER;
+});
+
+const Listen = z.string().refine((text) => parseListen(text) !== undefined, {
+  message: "must be an IP address and a port, such as 10.0.0.5:4701 or [::]:4701",
+});
+
+const Address = z.string().refine(isMultiaddr, {
+  message: "must be a multiaddr such as /ip4/10.0.0.5/tcp/4701",
+});
+
+const PeerAddress = Address.refine((text) => !isMultiaddr(text) || peerIdOf(text) !== undefined, {
+  message: "must end in /p2p/ and the host's id: without it anyone could answer there",
+});
+
+const Peer = z.strictObject({
+  name: z.exactOptional(z.string().min(1).max(NAME_LENGTH_MAX)),
+  control: PeerAddress,
+  data: z.exactOptional(PeerAddress),
+});
+
+const DelayRange = z.strictObject({
+  min: option(Milliseconds.default(200), {
+    description: "first wait before a lost connection is dialled again, milliseconds",
+    reason: "a few round trips of any link: a blink of the network costs no more than a blink",
+  }),
+  max: option(Milliseconds.default(5_000), {
+    description: "longest wait between two dials, milliseconds",
+    reason: "a host that returns is found within seconds, and one that does not costs a dial each",
+  }),
+});
+
+const Control = z.strictObject({
+  listen: option(Listen.default("127.0.0.1:4701"), {
+    description: "address and port for questions between hosts",
+    reason: "nothing is open to a network until the operator names one",
+    placeholder: "ip:port",
+  }),
+  announce: option(z.exactOptional(Address), {
+    description: "multiaddr that other hosts are told instead, behind a port forward",
+    placeholder: "multiaddr",
+  }),
+});
+
+const Data = z.strictObject({
+  listen: option(Listen.default("127.0.0.1:4702"), {
+    description: "address and port for bulk bytes: blocks and memory",
+    reason:
+      "a port of its own, so that disks on the move cannot delay a question; closed to networks as above",
+    placeholder: "ip:port",
+  }),
+  announce: option(z.exactOptional(Address), {
+    description: "multiaddr that other hosts are told instead, behind a port forward",
+    placeholder: "multiaddr",
+  }),
+});
+
+const Migration = z.strictObject({
+  inFlightBlocksMax: option(
+    z
+      .int()
+      .min(BLOCKS_PER_MESSAGE_MAX)
+      .max(1 << 20)
+      .default(4096),
+    {
+      description: "blocks sent and not yet acknowledged",
+      reason:
+        "16 MiB: 10 Gbit/s over 12 ms of round trip, and what a migration may hold in memory at each end",
+    },
+  ),
+  iterationsMax: option(z.int().min(1).max(1000).default(30), {
+    description: "pre-copy iterations before the domain is frozen whatever is left",
+    reason: "as Xen: a workload that did not converge in 30 will not, and post-copy takes what is left",
+  }),
+  totalSentFactorMax: option(z.number().min(1).max(100).default(3), {
+    description: "pre-copy may send this many times the vbds' size",
+    reason: "as Xen: beyond that, sending again costs more than pulling later",
+  }),
+  downtimeGoalMs: option(Milliseconds.default(100), {
+    description: "freeze the domain once the rest of its memory fits into this time, milliseconds",
+    reason: "shorter than TCP's first retransmission (200 ms): clients see a slow answer, not a lost one",
+  }),
+  remainingBlocksToFreeze: option(
+    z
+      .int()
+      .min(0)
+      .max(2 ** 32)
+      .default(1024),
+    {
+      description: "freeze the domain once no more blocks than this are left",
+      reason: "4 MiB go in well under a second of post-copy; only the bitmap is part of the downtime",
+    },
+  ),
+  hotSendsMax: option(z.int().min(1).max(1000).default(3), {
+    description: "a block that was sent so often and is dirty again waits for post-copy",
+    reason: "a block written through three passes will most likely be written through the fourth",
+  }),
+  bandwidthMaxBytesPerSecond: option(z.exactOptional(Size), {
+    description: "bytes per second that migrations may send; without it as much as the network takes",
+    placeholder: "size",
+  }),
+  stallTimeoutMs: option(Milliseconds.default(15_000), {
+    description: "a connection that moved nothing for so long is given up and dialled again, milliseconds",
+    reason:
+      "longer than a switch's spanning tree or a disk's worst flush, shorter than an operator's patience",
+  }),
+  reconnectDelayMs: DelayRange.prefault({}),
+});
+
+const Wasm = z.strictObject({
+  memoryMaxBytes: option(Size.default(1 << 30), {
+    description: "most memory that one WebAssembly domain may be given",
+    reason: "a fourth of what wasm32 can address, and no more than a test machine has",
+    placeholder: "size",
+  }),
+});
+
+export const NodeConfigSchema = z
+  .strictObject({
+    name: option(z.string().min(1).max(NAME_LENGTH_MAX).default(hostname), {
+      description: "what people call this host",
+      reason: "the machine's own name",
+    }),
+    dataDir: option(
+      z
+        .string()
+        .min(1)
+        .default(() => defaultDataDir()),
+      {
+        description: "folder of the key, the metadata and the vbds",
+        reason:
+          "root's daemon serves the machine, anybody else's serves its user; SOJOURN_DATA chooses otherwise",
+        placeholder: "folder",
+      },
+    ),
+    control: Control.prefault({}),
+    data: Data.prefault({}),
+    api: z
+      .strictObject({
+        socketPath: option(z.exactOptional(z.string().min(1)), {
+          description: "unix socket of the command line; api.sock in the data folder unless set",
+          placeholder: "path",
+        }),
+      })
+      .prefault({}),
+    peers: option(z.array(Peer).max(1000).default([]), {
+      description: 'other hosts, [{"name": …, "control": multiaddr, "data": multiaddr}]',
+      reason: "a host alone is a host, too",
+      placeholder: "json",
+    }),
+    migration: Migration.prefault({}),
+    wasm: Wasm.prefault({}),
+    faults: option(z.boolean().default(false), {
+      description: "allow fault points to be armed: tests only",
+      reason: "a host that anyone may crash through its API is for tests",
+    }),
+  })
+  .superRefine(crossCheck);
+
+type Parsed = z.output<typeof NodeConfigSchema>;
+
+/** A whole, checked configuration. `api.socketPath` is always set. */
+export type NodeConfig = Omit<Parsed, "api"> & { readonly api: { readonly socketPath: string } };
+
+/** Throws CONFIG_INVALID. `source` is what the message blames: a file's path, "the command line". */
+export function parseConfig(value: unknown, source: string): NodeConfig {
+  const result = NodeConfigSchema.safeParse(value);
+  if (!result.success) {
+    const issues = result.error.issues.map(
+      ({ path, message }) => `${path.join(".") || "configuration"}: ${message}`,
+    );
+    throw new NodeError("CONFIG_INVALID", { source, issues }, { cause: result.error });
+  }
+  const { api, ...rest } = result.data;
+  return { ...rest, api: { socketPath: api.socketPath ?? join(rest.dataDir, "api.sock") } };
+}
+
+/** The JSON of `file`; undefined when there is no such file. Throws CONFIG_INVALID. */
+export async function readConfigFile(file: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(file, "utf8"));
+  } catch (cause) {
+    if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return undefined;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new NodeError("CONFIG_INVALID", { source: file, issues: [reason] }, { cause });
+  }
+}
+
+/** Relations between options: each names the option to change and the one it disagrees with. */
+function crossCheck(config: Omit<Parsed, never>, context: z.RefinementCtx): void {
+  const refuse = (path: (string | number)[], message: string) =>
+    context.addIssue({ code: "custom", path, message });
+  const { control, data, migration, peers, api, dataDir } = config;
+  if (control.listen === data.listen && parseListen(data.listen)?.port !== 0) {
+    refuse(["data", "listen"], "must differ from control.listen: each is a port of its own");
+  }
+  if (migration.reconnectDelayMs.min > migration.reconnectDelayMs.max) {
+    refuse(["migration", "reconnectDelayMs", "min"], "must not exceed migration.reconnectDelayMs.max");
+  }
+  if (migration.stallTimeoutMs <= migration.downtimeGoalMs) {
+    refuse(["migration", "stallTimeoutMs"], "must exceed migration.downtimeGoalMs");
+  }
+  for (const [index, peer] of peers.entries()) {
+    if (peer.data !== undefined && peerIdOf(peer.data) !== peerIdOf(peer.control)) {
+      refuse(["peers", index, "data"], "must name the same host as its control address");
+    }
+    if (peers.findIndex((other) => peerIdOf(other.control) === peerIdOf(peer.control)) !== index) {
+      refuse(["peers", index, "control"], "names a host that is in the list already");
+    }
+  }
+  try {
+    checkSocketPath(api.socketPath ?? join(dataDir, "api.sock"));
+  } catch (error) {
+    refuse(api.socketPath === undefined ? ["dataDir"] : ["api", "socketPath"], (error as Error).message);
+  }
+}
+
+function isMultiaddr(text: string): boolean {
+  try {
+    return multiaddr(text).getComponents().length > 0;
+  } catch {
+    return false;
+  }
+}
+
+/** The host id that an address ends in. */
+function peerIdOf(address: string): string | undefined {
+  const last = multiaddr(address).getComponents().at(-1);
+  return last?.name === "p2p" ? last.value : undefined;
+}
