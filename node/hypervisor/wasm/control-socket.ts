@@ -92,8 +92,8 @@ export class ControlConnection {
       return;
     }
     const waiting = this.#waiting.shift();
-    if (reply["ok"] === true) waiting?.resolve(reply);
-    else waiting?.reject(new HypervisorError(reply["error"] as HypervisorErrorDetail));
+    if (reply.ok === true) waiting?.resolve(reply);
+    else waiting?.reject(new HypervisorError(reply.error as HypervisorErrorDetail));
   }
 
   #lost(): void {

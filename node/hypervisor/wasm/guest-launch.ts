@@ -24,7 +24,7 @@ export async function launchGuest(folder: DomainFolder): Promise<Launched> {
       detached: true,
       cwd: "/",
       stdio: ["ignore", log.fd, log.fd, "pipe"],
-      env: { PATH: process.env["PATH"] ?? "" },
+      env: { PATH: process.env.PATH ?? "" },
     });
     child.unref();
   } finally {

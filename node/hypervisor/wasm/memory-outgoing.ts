@@ -100,6 +100,7 @@ export class OutgoingMigration {
       if (encoder.isFull) {
         // The page's log byte is cleared already: set again, should the pass end here.
         this.#log(page, 1);
+        encoder.settle(SETTLE_PAGES);
         await this.#send();
         if (this.#frozen || this.#cancelled) return;
         this.#log(page, 0);

@@ -30,6 +30,8 @@ const END_BODY_BYTES = DIGEST_BYTES + 8;
 const WHOLE_PAGE_MASK = 0xff;
 /** Room that `isFull` leaves for a round mark and an end mark. */
 const MARKS_BYTES = 128;
+/** More than a socket's chunk holds, so that hashing keeps up. */
+const SETTLE_PAGES_PER_PUSH = 64;
 
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 
@@ -214,6 +216,8 @@ export class MemoryDecoder {
     }
     // Copied, because a socket may use its buffer again.
     this.#rest = Buffer.from(bytes);
+    // As it comes, so that little is left to hash at the end mark, while the domain is frozen.
+    this.#digest.settle(SETTLE_PAGES_PER_PUSH);
   }
 
   #header(bytes: Buffer): void {
@@ -237,10 +241,7 @@ export class MemoryDecoder {
     const type = bytes[0]!;
     const count = bytes.readUInt16BE(2);
     const page = bytes.readUInt32BE(4);
-    if (type === RECORD_TYPE.round) {
-      this.#digest.settle(Number.POSITIVE_INFINITY);
-      return;
-    }
+    if (type === RECORD_TYPE.round) return;
     if (type === RECORD_TYPE.end) {
       this.#end(bytes.subarray(RECORD_HEADER_BYTES));
       return;

@@ -83,12 +83,12 @@ export class WasmOutgoingMemory implements OutgoingMemory {
   }
 
   #event(event: Json): void {
-    if (event["event"] === "round") {
+    if (event.event === "round") {
       const { round, remainingBytes, converged } = event as Round & Json;
       this.#lastRound = { round, remainingBytes, converged };
       for (const listener of this.#listeners) listener(this.#lastRound);
-    } else if (event["event"] === "ended") {
-      this.#totalBytes = Number(event["totalBytes"]);
+    } else if (event.event === "ended") {
+      this.#totalBytes = Number(event.totalBytes);
       this.#checkEnded();
     }
   }
