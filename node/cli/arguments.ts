@@ -1,7 +1,7 @@
 /** Parsers of option values; each complains in the words of the option's user. */
 
 import { InvalidArgumentError } from "commander";
-import { parseSize } from "./sizes.ts";
+import { parseSize } from "../sizes.ts";
 
 export function integer({
   min,
@@ -19,12 +19,8 @@ export function integer({
 
 /** "64MiB" and the like, in bytes; at least one byte. */
 export function size(text: string): number {
-  let bytes: number;
-  try {
-    bytes = parseSize(text);
-  } catch {
-    throw new InvalidArgumentError("It must be a size, such as 64MiB or 4GiB.");
-  }
+  const bytes = parseSize(text);
+  if (bytes === undefined) throw new InvalidArgumentError("It must be a size, such as 64MiB or 4GiB.");
   if (bytes < 1) throw new InvalidArgumentError("It must be at least one byte.");
   return bytes;
 }

@@ -33,7 +33,7 @@ export function addCreate(program: Command): void {
     )
     .option("--image <file>", "the first vbd starts as a copy of this file")
     .option("--workload <name>", "wasm: what the guest does")
-    .option("--seed <n>", "wasm: seed of the workload", integer({ min: 0, max: 2 ** 32 - 1 }))
+    .option("--seed <n>", "wasm: seed of the workload", integer({ min: 1 }))
     .option("--fill <size>", "wasm: how much the guest writes to its vbds first", size)
     .option("--config <json>", "settings of another hypervisor adapter, as JSON")
     .action(async (name: string, options: CreateCliOptions) => {

@@ -3,10 +3,10 @@
 import type { Command } from "commander";
 import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
 import type { HistoryRow } from "../control/api.ts";
+import { formatSize } from "../sizes.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { formatDuration } from "./format.ts";
 import { type Column, formatTable } from "./output.ts";
-import { formatSize } from "./sizes.ts";
 
 const COLUMNS: readonly Column<HistoryRow>[] = [
   { title: "GEN", align: "right", cell: (row) => row.generation.toString() },

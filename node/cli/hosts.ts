@@ -2,10 +2,10 @@
 
 import type { Command } from "commander";
 import type { HostRow } from "../control/api.ts";
+import { formatSize } from "../sizes.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { formatDuration, formatSeen } from "./format.ts";
 import { type Column, formatTable } from "./output.ts";
-import { formatSize } from "./sizes.ts";
 
 const COLUMNS: readonly Column<HostRow>[] = [
   { title: "HOST", cell: (row) => `${row.hostName}${row.self ? " (this host)" : ""}` },

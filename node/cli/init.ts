@@ -1,6 +1,134 @@
-import type { Command } from "commander";
+/** `sojourn init`: writes a host's configuration and its key. What is there already stays as it is. */
+
+import { open } from "node:fs/promises";
+import { resolve } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import { type Command, InvalidArgumentError } from "commander";
+import { defaultDataDir } from "../control/socket-path.ts";
+import { configFile, keyFile } from "../data-folder.ts";
+import { collect } from "./arguments.ts";
 import { addCommand } from "./command.ts";
+import { formatFields, printJson, UsageError } from "./output.ts";
+
+type PeerConfig = { name?: string; control: string; data?: string };
+
+type InitOptions = {
+  dataDir: string;
+  name?: string;
+  listen?: string;
+  dataListen?: string;
+  peer?: PeerConfig[];
+  reference?: boolean;
+  json?: boolean;
+};
 
 export function addInit(program: Command): void {
-  addCommand(program, "init", { summary: "x", example: "sojourn init" });
+  addCommand(program, "init", {
+    summary: "write this host's configuration and key; what is there already stays as it is",
+    example: "sojourn init --name alpha --listen 10.0.0.5:4701 --data-listen 10.0.0.5:4702",
+  })
+    .option("--data-dir <folder>", "where the key, the metadata and the vbds live", defaultDataDir())
+    .option("--name <name>", "what people call this host (default: the machine's name)")
+    .option("--listen <ip:port>", "where other hosts ask questions (default: 127.0.0.1:4701)")
+    .option("--data-listen <ip:port>", "where blocks and memory arrive (default: 127.0.0.1:4702)")
+    .option(
+      "--peer <[name=]multiaddr[,data-multiaddr]>",
+      "another host, as its `sojourn init` prints it; repeatable",
+      collect(peerConfig),
+    )
+    .option("--reference", "explain every option of the configuration, and write nothing")
+    .option("--json", "print JSON")
+    .action(init);
+}
+
+async function init(options: InitOptions): Promise<void> {
+  if (options.reference) return printReference();
+  const { parseConfig, readConfigFile } = await import("../config.ts");
+  const { loadIdentity, loadOrCreateIdentity } = await import("../identity.ts");
+  const dataDir = resolve(options.dataDir);
+  const file = configFile(dataDir);
+  const key = keyFile(dataDir);
+
+  const existing = await readConfigFile(file);
+  const wanted = merge(existing, options);
+  const config = parseConfig({ ...wanted, dataDir }, existing === undefined ? "the command line" : file);
+  if (existing !== undefined && !isDeepStrictEqual(wanted, existing)) {
+    throw new UsageError(`${file} exists and says something else than the command line: edit it instead`);
+  }
+  const hadKey = (await loadIdentity(key)) !== undefined;
+  const { hostId } = await loadOrCreateIdentity(key);
+  if (existing === undefined) await writeNew(file, `${JSON.stringify(wanted, null, 2)}\n`);
+
+  const peer = await peerText(config, hostId);
+  if (options.json) {
+    const created = { configCreated: existing === undefined, keyCreated: !hadKey };
+    printJson({ config: file, key, ...created, host: hostId, ...(peer === undefined ? {} : { peer }) });
+    return;
+  }
+  process.stdout.write(
+    formatFields([
+      ["configuration", `${file} (${existing === undefined ? "new" : "was there, unchanged"})`],
+      ["key", `${key} (${hadKey ? "was there, unchanged" : "new"})`],
+      ["host", hostId],
+      [
+        "other hosts",
+        peer === undefined ? "`sojourn hosts` shows the address, once the daemon runs" : `--peer ${peer}`,
+      ],
+    ]),
+  );
+}
+
+async function printReference(): Promise<void> {
+  const [{ NodeConfigSchema }, { configReference }] = await Promise.all([
+    import("../config.ts"),
+    import("../config-flags.ts"),
+  ]);
+  process.stdout.write(configReference(NodeConfigSchema));
+}
+
+/** What the command line says over what the file says. The folder is where the file is, so the file need not say it. */
+function merge(existing: unknown, { name, listen, dataListen, peer }: InitOptions): Record<string, unknown> {
+  const base = typeof existing === "object" && existing !== null ? (existing as Record<string, unknown>) : {};
+  return {
+    ...base,
+    ...(name === undefined ? {} : { name }),
+    ...(listen === undefined ? {} : { control: { ...(base.control as object), listen } }),
+    ...(dataListen === undefined ? {} : { data: { ...(base.data as object), listen: dataListen } }),
+    ...(peer === undefined ? {} : { peers: peer }),
+  };
+}
+
+/** Only a multiaddr has slashes: a name before the first of them ends in "=". */
+function peerConfig(text: string): PeerConfig {
+  const [, name, control, data] = /^(?:([^/=]+)=)?(\/[^,]+)(?:,(\/[^,]+))?$/.exec(text) ?? [];
+  if (control === undefined) {
+    throw new InvalidArgumentError("It must be [NAME=]MULTIADDR[,DATA-MULTIADDR].");
+  }
+  return { ...(name === undefined ? {} : { name }), control, ...(data === undefined ? {} : { data }) };
+}
+
+type Listening = { name: string; control: Addresses; data: Addresses };
+type Addresses = { listen: string; announce?: string };
+
+/** This host as others' `--peer`; undefined when the system chooses a port or an interface at the start. */
+async function peerText(config: Listening, hostId: string): Promise<string | undefined> {
+  const { listenMultiaddr, parseListen } = await import("../listen.ts");
+  const addresses = [config.control, config.data].map(({ listen, announce }) => {
+    const { host, port } = parseListen(listen) ?? { host: "::", port: 0 };
+    const open = port === 0 || host === "0.0.0.0" || host === "::";
+    const address = announce ?? (open ? undefined : listenMultiaddr(listen));
+    return address === undefined ? undefined : `${address}/p2p/${hostId}`;
+  });
+  return addresses.includes(undefined) ? undefined : `${config.name}=${addresses.join(",")}`;
+}
+
+/** Never over a file that appeared meanwhile; readable by its owner only, as everything in the folder. */
+async function writeNew(file: string, text: string): Promise<void> {
+  const handle = await open(file, "wx", 0o600);
+  try {
+    await handle.writeFile(text);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
 }

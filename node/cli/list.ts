@@ -3,11 +3,11 @@
 import type { Command } from "commander";
 import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
 import type { DomainRow, ReplicaSummary } from "../control/api.ts";
+import { formatSize } from "../sizes.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { formatSeen } from "./format.ts";
 import { type Column, formatTable } from "./output.ts";
 import { formatShare } from "./progress.ts";
-import { formatSize } from "./sizes.ts";
 
 const COLUMNS: readonly Column<DomainRow>[] = [
   { title: "NAME", cell: (row) => row.name },

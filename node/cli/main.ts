@@ -7,7 +7,8 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, type Option } from "commander";
+import type { ApiErrorBody } from "../control/api.ts";
 import { addCreate } from "./create.ts";
 import { addHistory } from "./history.ts";
 import { addHosts } from "./hosts.ts";
@@ -16,11 +17,11 @@ import { addLifecycle } from "./lifecycle.ts";
 import { addList } from "./list.ts";
 import { addMigrate } from "./migrate.ts";
 import { addNbdServe } from "./nbd-serve.ts";
-import { describeFailure, type Failure, printFailure } from "./output.ts";
+import { describeFailure, printFailure } from "./output.ts";
 import { addPlan } from "./plan.ts";
 import { addReplicas } from "./replicas.ts";
 import { addShow } from "./show.ts";
-import { addUp } from "./up.ts";
+import { addUp, loadConfigFlags } from "./up.ts";
 import { addVerify } from "./verify.ts";
 
 /** `args` without the executable's own. Sets `process.exitCode`; never throws. */
@@ -29,7 +30,8 @@ export async function runCli(args: readonly string[]): Promise<void> {
   process.stdout.on("error", (cause: NodeJS.ErrnoException) => {
     if (cause.code !== "EPIPE") throw cause;
   });
-  const program = buildProgram();
+  // Wherever the word stands: `help up` shows the flags as well, and a domain of that name costs some time.
+  const program = buildProgram(args.includes("up") ? await loadConfigFlags() : []);
   try {
     if (args.length === 0) program.outputHelp({ error: true });
     if (args.length === 0) process.exitCode = 2;
@@ -42,7 +44,7 @@ export async function runCli(args: readonly string[]): Promise<void> {
   }
 }
 
-function buildProgram(): Command {
+function buildProgram(configFlags: readonly Option[]): Command {
   const program = new Command("sojourn")
     .description(
       "Moves running domains, local disks and all, between hosts that share nothing but a network.",
@@ -53,7 +55,7 @@ function buildProgram(): Command {
     // Complaints are printed once, in our form, by `runCli`.
     .configureOutput({ outputError: () => {} });
   addInit(program);
-  addUp(program);
+  addUp(program, configFlags);
   addCreate(program);
   addLifecycle(program);
   addList(program);
@@ -69,13 +71,13 @@ function buildProgram(): Command {
 }
 
 /** Undefined when the "failure" was that help or the version was asked for. */
-function failureOf(cause: unknown, program: Command): Failure | undefined {
+function failureOf(cause: unknown, program: Command): ApiErrorBody | undefined {
   const command = program.commands.find((each) => program.args.includes(each.name()));
   const hint = `see \`sojourn ${command === undefined ? "" : `${command.name()} `}--help\``;
   if (!(cause instanceof CommanderError)) return describeFailure(cause, hint);
   if (cause.exitCode === 0) return undefined;
   const message = cause.message.replace(/^error: /, "").replace(/\n\((.*)\)$/, "; $1");
-  return { code: "CLI_USAGE", message, remedy: hint, exitCode: 2 };
+  return { code: "USAGE", message, remedy: hint, exitCode: 2 };
 }
 
 /** The package is found from the sources and from what was built of them, at different depths. */

@@ -3,12 +3,12 @@
 import type { Command } from "commander";
 import type { Api, HopReport } from "../control/api.ts";
 import type { ControlClient } from "../control/client.ts";
+import { formatSize } from "../sizes.ts";
 import { integer } from "./arguments.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { formatCount, formatDuration } from "./format.ts";
 import { formatFields, printable } from "./output.ts";
 import { type ProgressPrinter, progressPrinter } from "./progress.ts";
-import { formatSize } from "./sizes.ts";
 
 type MigrateCliOptions = ApiOptions & { detach?: boolean; iterations?: number; verify?: boolean };
 

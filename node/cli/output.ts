@@ -1,6 +1,7 @@
 /** What a command says: tables and sentences for people, JSON for programs, failures on stderr. */
 
-import { ApiError } from "../control/errors.ts";
+import type { ApiErrorBody } from "../control/api.ts";
+import { nodeErrorOf } from "../errors.ts";
 
 export type Column<Row> = {
   title: string;
@@ -49,24 +50,24 @@ export class UsageError extends Error {
   override readonly name = "UsageError";
 }
 
-export type Failure = { code: string; message: string; remedy?: string; detail?: unknown; exitCode: number };
-
-export function describeFailure(cause: unknown, helpHint: string): Failure {
-  if (cause instanceof ApiError) return cause.toBody();
-  if (cause instanceof UsageError)
-    return { code: "CLI_USAGE", message: cause.message, remedy: helpHint, exitCode: 2 };
-  const code =
-    cause instanceof Error && "code" in cause && typeof cause.code === "string" ? cause.code : "CLI_FAILED";
-  const detail = cause instanceof Error && "detail" in cause ? { detail: cause.detail } : {};
-  return { code, message: cause instanceof Error ? cause.message : String(cause), ...detail, exitCode: 1 };
+export function describeFailure(cause: unknown, helpHint: string): ApiErrorBody {
+  if (cause instanceof UsageError) {
+    return { code: "USAGE", message: cause.message, remedy: helpHint, exitCode: 2 };
+  }
+  const body = nodeErrorOf(cause).toBody();
+  if (body.code !== "INTERNAL" || !(cause instanceof Error && "code" in cause && "detail" in cause))
+    return body;
+  // A failure that storage foresaw, met without a daemon: its own code says more than ours.
+  return { code: String(cause.code), message: cause.message, exitCode: body.exitCode };
 }
 
 /** One line of JSON for programs; for people the sentence, the code to look up, and what to do. */
-export function printFailure(failure: Failure, options: { json: boolean }): void {
+export function printFailure(failure: ApiErrorBody, options: { json: boolean }): void {
   if (options.json) {
     process.stderr.write(`${JSON.stringify({ error: failure })}\n`);
     return;
   }
-  process.stderr.write(`sojourn: ${printable(failure.message)} (${printable(failure.code)})\n`);
+  const [sentence = "", ...lines] = failure.message.split("\n").map(printable);
+  process.stderr.write(`${[`sojourn: ${sentence} (${printable(failure.code)})`, ...lines].join("\n")}\n`);
   if (failure.remedy !== undefined) process.stderr.write(`  remedy: ${printable(failure.remedy)}\n`);
 }

@@ -2,9 +2,9 @@
 
 import type { Command } from "commander";
 import type { PlanRow, PlanVbd } from "../control/api.ts";
+import { formatSize } from "../sizes.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { type Column, formatTable } from "./output.ts";
-import { formatSize } from "./sizes.ts";
 
 type PlanLine = { row: PlanRow; vbd?: PlanVbd; first: boolean };
 

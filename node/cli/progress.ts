@@ -1,9 +1,9 @@
 /** A running migration on stderr: one line rewritten in place on a terminal, else one line per change. */
 
 import type { Progress } from "../control/api.ts";
+import { formatSize } from "../sizes.ts";
 import { formatDuration } from "./format.ts";
 import { printable } from "./output.ts";
-import { formatSize } from "./sizes.ts";
 
 /** " 41%" of the bytes to send, or nothing where the total is not known. */
 export function formatShare(progress: Pick<Progress, "sentBytes" | "totalBytes">): string {

@@ -2,10 +2,10 @@
 
 import type { Command } from "commander";
 import type { ReplicaRow } from "../control/api.ts";
+import { formatSize } from "../sizes.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { formatSeen } from "./format.ts";
 import { type Column, formatTable } from "./output.ts";
-import { formatSize } from "./sizes.ts";
 
 const COLUMNS: readonly Column<ReplicaRow>[] = [
   { title: "DOMAIN", cell: (row) => row.name },

@@ -2,12 +2,12 @@
 
 import type { Command } from "commander";
 import type { DomainDetail } from "../control/api.ts";
+import { formatSize } from "../sizes.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { formatDuration, formatSeen } from "./format.ts";
 import { formatReplica } from "./list.ts";
 import { formatFields, printable } from "./output.ts";
 import { formatProgress } from "./progress.ts";
-import { formatSize } from "./sizes.ts";
 
 export function addShow(program: Command): void {
   addApiCommand(program, "show", {

@@ -57,13 +57,7 @@ export class ControlClient {
       });
       socket.once("error", (cause: NodeJS.ErrnoException) => {
         signal?.removeEventListener("abort", onAbort);
-        const denied = cause.code === "EACCES" || cause.code === "EPERM";
-        reject(
-          controlError(
-            { code: denied ? "CONTROL_NOT_PERMITTED" : "CONTROL_NO_DAEMON", socketPath },
-            { cause },
-          ),
-        );
+        reject(connectError(socketPath, cause));
       });
     });
     return new ControlClient(socket);
@@ -141,4 +135,12 @@ function deliver(call: PendingCall, event: unknown): void {
   } catch (cause) {
     call.reject(cause instanceof Error ? cause : new Error(String(cause)));
   }
+}
+
+function connectError(socketPath: string, cause: NodeJS.ErrnoException): ApiError {
+  if (cause.code === "EACCES" || cause.code === "EPERM") {
+    return controlError({ code: "CONTROL_NOT_PERMITTED", socketPath }, { cause });
+  }
+  const reason = cause.code ?? cause.message;
+  return controlError({ code: "CONTROL_NO_DAEMON", socketPath, reason }, { cause });
 }

@@ -9,7 +9,7 @@ import type { ApiErrorBody } from "./api.ts";
 
 export type ControlErrorDetail =
   /** Nobody answers on the socket. */
-  | { code: "CONTROL_NO_DAEMON"; socketPath: string }
+  | { code: "CONTROL_NO_DAEMON"; socketPath: string; reason: string }
   /** The socket belongs to another user. */
   | { code: "CONTROL_NOT_PERMITTED"; socketPath: string }
   /** The path cannot be a unix socket, or is taken by something else. */
@@ -29,9 +29,7 @@ export type ControlErrorDetail =
   /** More requests at once on one connection than the daemon holds for it. */
   | { code: "CONTROL_TOO_MANY_REQUESTS"; requestsMax: number }
   /** The daemon stops and answers no more. */
-  | { code: "CONTROL_STOPPING"; method: string }
-  /** The daemon itself is wrong; its log says more. */
-  | { code: "CONTROL_INTERNAL"; method: string };
+  | { code: "CONTROL_STOPPING"; method: string };
 
 export class ApiError extends Error {
   readonly code: string;
@@ -109,8 +107,6 @@ function explain(detail: ControlErrorDetail): Explanation {
       return { message: `more than ${detail.requestsMax} requests at once on one connection` };
     case "CONTROL_STOPPING":
       return lost(detail.method);
-    case "CONTROL_INTERNAL":
-      return { message: `the daemon failed in ${detail.method}`, remedy: "its log says where" };
   }
 }
 

@@ -12,6 +12,8 @@
 import { chmod, lstat, mkdir, unlink } from "node:fs/promises";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { dirname } from "node:path";
+import { nodeErrorOf } from "../errors.ts";
+import type { Log } from "../log.ts";
 import {
   type ApiErrorBody,
   type ApiHandlers,
@@ -35,10 +37,7 @@ const UNREAD_SIZE_MAX = 1 << 20;
 /** How long an ending connection waits for its client to read the last answers. */
 const CLOSE_GRACE_MS = 1000;
 
-type ControlLog = {
-  debug(message: string, fields?: Record<string, unknown>): void;
-  error(message: string, fields?: Record<string, unknown>): void;
-};
+type ControlLog = Pick<Log, "debug" | "error">;
 
 export class ControlServer {
   readonly #handlers: ApiHandlers;
@@ -207,13 +206,9 @@ class Connection {
   }
 
   #errorBody(method: string, cause: unknown): ApiErrorBody {
-    const body = expectedErrorBody(cause);
-    if (body !== undefined) return body;
-    this.#log.error("control handler failed", {
-      method,
-      error: cause instanceof Error ? (cause.stack ?? cause.message) : String(cause),
-    });
-    return controlError({ code: "CONTROL_INTERNAL", method }).toBody();
+    const body = errorBodyOf(cause);
+    if (body.code === "INTERNAL") this.#log.error("control handler failed", { method, error: cause });
+    return body;
   }
 
   #send(response: ApiResponse): void {
@@ -240,13 +235,9 @@ function parseRequest(line: Uint8Array): ApiRequest {
   return { id, method, params };
 }
 
-/** A failure that some part of us foresaw: it has a code and facts. Anything else is a fault of ours. */
-function expectedErrorBody(cause: unknown): ApiErrorBody | undefined {
-  if (cause instanceof ApiError) return cause.toBody();
-  if (!(cause instanceof Error) || !("code" in cause) || !("detail" in cause)) return undefined;
-  const { code, message, detail } = cause;
-  if (typeof code !== "string" || typeof detail !== "object" || detail === null) return undefined;
-  return { code, message, detail: plainJson(detail), exitCode: 1 };
+function errorBodyOf(cause: unknown): ApiErrorBody {
+  const body = nodeErrorOf(cause).toBody();
+  return body.detail === undefined ? body : { ...body, detail: plainJson(body.detail) };
 }
 
 /** Facts hold block numbers, which may be bigints; what cannot be told must not hide the failure itself. */

@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { configFile } from "../data-folder.ts";
 import { controlError } from "./errors.ts";
 
 /** sun_path holds 108 bytes with its terminator on Linux; a longer path would be cut without a word. */
@@ -41,7 +42,7 @@ export function findSocketPath({
  */
 function configuredSocketPath(dataDir: string): string | undefined {
   try {
-    const config: unknown = JSON.parse(readFileSync(join(dataDir, "config.json"), "utf8"));
+    const config: unknown = JSON.parse(readFileSync(configFile(dataDir), "utf8"));
     const socketPath = (config as { api?: { socketPath?: unknown } } | null)?.api?.socketPath;
     return typeof socketPath === "string" && socketPath !== "" ? socketPath : undefined;
   } catch {

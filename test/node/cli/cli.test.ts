@@ -47,9 +47,9 @@ describe("tables for people", () => {
     const { code, stdout, stderr } = await runSojourn(["list"], looking);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(stdout).toMatchInlineSnapshot(`
-      "NAME      STATE                          HOST   GEN  MEMORY  VBDS                      REPLICAS       SEEN BY
-      web       running                        alpha    3  64 MiB  root=4 GiB, data=512 MiB  beta:2 +1 MiB  alpha, now
-      database  running, pre-copy 25% to beta  alpha    3  64 MiB  root=4 GiB, data=512 MiB  -              beta, 3 s ago
+      "NAME      STATE                          HOST   GEN  MEMORY  VBDS                    REPLICAS      SEEN BY
+      web       running                        alpha    3   64MiB  root=4GiB, data=512MiB  beta:2 +1MiB  alpha, now
+      database  running, pre-copy 25% to beta  alpha    3   64MiB  root=4GiB, data=512MiB  -             beta, 3 s ago
       "
     `);
   });
@@ -57,9 +57,9 @@ describe("tables for people", () => {
   test("of hosts", async () => {
     const { stdout } = await runSojourn(["hosts"], looking);
     expect(stdout).toMatchInlineSnapshot(`
-      "HOST               STATE    DOMAINS     FREE     RTT  SEEN BY          ADDRESS
-      alpha (this host)  alive          1  512 MiB       -  alpha, now       /ip4/127.0.0.1/tcp/7000/p2p/12D3KooWAlpha
-      beta               suspect        -        -  1.5 ms  alpha, 12 s ago  -
+      "HOST               STATE    DOMAINS    FREE     RTT  SEEN BY          ADDRESS
+      alpha (this host)  alive          1  512MiB       -  alpha, now       /ip4/127.0.0.1/tcp/7000/p2p/12D3KooWAlpha
+      beta               suspect        -       -  1.5 ms  alpha, 12 s ago  -
       "
     `);
   });
@@ -67,11 +67,11 @@ describe("tables for people", () => {
   test("of a plan give each vbd a line, and a host that cannot take the domain the reason", async () => {
     const { stdout } = await runSojourn(["plan", "web"], looking);
     expect(stdout).toMatchInlineSnapshot(`
-      "TO     TOTAL  VBD   RUNG     BLOCKS   BYTES  WHY
-      beta   1 MiB  root  bitmaps     256   1 MiB  beta holds generation 2
-                    data  hashes       10  40 KiB  beta's copy was written by a stranger
-      gamma         -     -             -       -  not reachable
-      delta         -     -             -       -  no hypervisor wasm there
+      "TO      TOTAL  VBD   RUNG     BLOCKS  BYTES  WHY
+      beta   1.0MiB  root  bitmaps     256   1MiB  beta holds generation 2
+                     data  hashes       10  40KiB  beta's copy was written by a stranger
+      gamma          -     -             -      -  not reachable
+      delta          -     -             -      -  no hypervisor wasm there
       "
     `);
   });
@@ -80,7 +80,7 @@ describe("tables for people", () => {
     const { stdout } = await runSojourn(["replicas", "web"], looking);
     expect(stdout).toMatchInlineSnapshot(`
       "DOMAIN  HOST     GEN  BEHIND  ALLOCATED  SEEN BY
-      web     beta  2 of 3   1 MiB          -  alpha, now
+      web     beta  2 of 3    1MiB          -  alpha, now
       "
     `);
   });
@@ -89,8 +89,8 @@ describe("tables for people", () => {
     const { stdout } = await runSojourn(["history", "web"], looking);
     expect(stdout).toMatchInlineSnapshot(`
       "GEN  HOST   SINCE                 WRITTEN  RUNG     DISK SENT  DOWNTIME  TOTAL
-        1  alpha  2026-01-02T03:04:05Z    2 MiB  -                -         -      -
-        2  beta   2026-01-02T04:04:05Z        -  bitmaps     12 MiB     38 ms  2.4 s
+        1  alpha  2026-01-02T03:04:05Z     2MiB  -                -         -      -
+        2  beta   2026-01-02T04:04:05Z        -  bitmaps      12MiB     38 ms  2.4 s
       "
     `);
   });
@@ -103,10 +103,10 @@ describe("tables for people", () => {
         host            alpha
         generation      3
         hypervisor      wasm
-        memory          64 MiB
-        vbd root        4 GiB, 100 MiB allocated, nbd, /srv/root.img
-        vbd data        512 MiB
-        replicas        beta:2 +1 MiB
+        memory          64MiB
+        vbd root        4GiB, 100MiB allocated, nbd, /srv/root.img
+        vbd data        512MiB
+        replicas        beta:2 +1MiB
         last hop        from alpha, bitmaps, downtime 38 ms
         guest requests  12
         seen by         alpha, now
@@ -228,16 +228,16 @@ describe("a migration", () => {
     const { code, stdout, stderr } = await runSojourn(["migrate", "web", "beta"], daemon);
     expect(code).toBe(0);
     expect(stderr).toMatchInlineSnapshot(`
-      "web to beta: pre-copy 25%, disk 25 MiB of 100 MiB, 50 MiB/s, dirty 1 MiB/s, ETA 1.5 s
-      web to beta: pre-copy 50%, disk 50 MiB of 100 MiB, link down, waiting for the peer
-      web to beta: post-copy 100%, disk 100 MiB of 100 MiB, memory 64 MiB, 50 MiB/s, dirty 1 MiB/s, ETA 1.5 s
+      "web to beta: pre-copy 25%, disk 25MiB of 100MiB, 50MiB/s, dirty 1MiB/s, ETA 1.5 s
+      web to beta: pre-copy 50%, disk 50MiB of 100MiB, link down, waiting for the peer
+      web to beta: post-copy 100%, disk 100MiB of 100MiB, memory 64MiB, 50MiB/s, dirty 1MiB/s, ETA 1.5 s
       "
     `);
     expect(stdout).toMatchInlineSnapshot(`
       "web moved from alpha to beta: generation 2
         rung        bitmaps: beta holds generation 1
-        disk        12 MiB sent for 3072 changed blocks in 3 iterations, 17 blocks sent again; 2 GiB allocated
-        memory      64 MiB sent
+        disk        12MiB sent for 3072 changed blocks in 3 iterations, 17 blocks sent again; 2GiB allocated
+        memory      64MiB sent
         post-copy   80 pushed, 3 pulled, 1 superseded
         downtime    38 ms
         disruption  120 ms
@@ -402,7 +402,7 @@ describe("a command line that cannot be", () => {
     const { code, stdout, stderr } = await runSojourn(args, { socketPath: "/nowhere/api.sock" });
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(stderr).toMatch(complaint);
-    expect(stderr).toMatch(/^sojourn: .* \(CLI_USAGE\)\n {2}remedy: see `sojourn .*--help`\n$/);
+    expect(stderr).toMatch(/^sojourn: .* \(USAGE\)\n {2}remedy: see `sojourn .*--help`\n$/);
   });
 
   test("with nothing on it prints the help", async () => {

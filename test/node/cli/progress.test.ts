@@ -4,7 +4,9 @@ import { progress } from "../control/samples.ts";
 
 describe("progress", () => {
   test("names phase, share, bytes, rates and the time left", () => {
-    expect(formatProgress({ ...progress, iteration: 2, memoryBytes: 1 << 20 })).toMatchInlineSnapshot(`"pre-copy #2 25%, disk 25 MiB of 100 MiB, memory 1 MiB, 50 MiB/s, dirty 1 MiB/s, ETA 1.5 s"`);
+    expect(formatProgress({ ...progress, iteration: 2, memoryBytes: 1 << 20 })).toMatchInlineSnapshot(
+      `"pre-copy #2 25%, disk 25MiB of 100MiB, memory 1MiB, 50MiB/s, dirty 1MiB/s, ETA 1.5 s"`,
+    );
   });
 
   test("says that the link is down instead of rates that mean nothing", () => {
