@@ -2,11 +2,11 @@
 import type { Durability, KeyValueStore, WriteOperation } from "./key-value-store.ts";
 import { prefixOf } from "./keyspaces.ts";
 import { MetadataError } from "./metadata-errors.ts";
-import { RecordSpace } from "./record-space.ts";
+import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import { DomainRecord } from "./records.ts";
 
 export interface Domains {
-  /** Throws METADATA_GENERATION_LOWERED: the fence may only rise. */
+  /** Throws METADATA_GENERATION_LOWERED, METADATA_OWNER_CHANGED: the fence may only rise, and names one host. */
   put(record: DomainRecord, durability: Durability): Promise<void>;
   get(id: string): Promise<DomainRecord | undefined>;
   /**
@@ -32,7 +32,7 @@ export class DomainRepository implements Domains {
     await this.#store.exclusive(async () => this.#store.write(await this.putOperations(record), durability));
   }
 
-  /** For a batch with other records; the caller holds `exclusive`. Throws METADATA_GENERATION_LOWERED. */
+  /** For a batch with other records; the caller holds `exclusive`. Throws as `put` does. */
   async putOperations(record: DomainRecord): Promise<WriteOperation[]> {
     const operation = this.#records.put([record.id], record);
     const stored = await this.#records.get(record.id);
@@ -42,6 +42,15 @@ export class DomainRepository implements Domains {
         domain: record.id,
         stored: stored.generation,
         offered: record.generation,
+      });
+    }
+    if (stored?.generation === record.generation && stored.owner !== record.owner) {
+      throw new MetadataError({
+        code: "METADATA_OWNER_CHANGED",
+        domain: record.id,
+        generation: record.generation,
+        stored: stored.owner,
+        offered: record.owner,
       });
     }
     return [operation];
@@ -83,7 +92,7 @@ export class DomainRepository implements Domains {
     });
   }
 
-  async invalid(): Promise<MetadataError[]> {
+  async invalid(): Promise<InvalidRecord[]> {
     return this.#records.invalid();
   }
 }

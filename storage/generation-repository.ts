@@ -7,9 +7,9 @@
  */
 import { createHash } from "node:crypto";
 import type { Durability, KeyValueStore, WriteOperation } from "./key-value-store.ts";
-import { keyOf, prefixOf, readableKey } from "./keyspaces.ts";
+import { keyOf, partsOf, prefixOf, readableKey } from "./keyspaces.ts";
 import { MetadataError } from "./metadata-errors.ts";
-import { RecordSpace, seal, unseal } from "./record-space.ts";
+import { type InvalidRecord, invalidRecordOf, RecordSpace, seal, unseal } from "./record-space.ts";
 import { GenerationHeader, type StoredLogEntry } from "./records.ts";
 
 /** A chunk is one LevelDB value: small enough that compaction and caches do not choke on it. */
@@ -77,8 +77,20 @@ export class GenerationRepository implements Generations {
     });
   }
 
-  async invalid(): Promise<MetadataError[]> {
-    return this.#headers.invalid();
+  async invalid(): Promise<InvalidRecord[]> {
+    const headers = await this.#headers.invalid();
+    if (headers.length > 0) return headers;
+    return this.#store.exclusive(async () => {
+      const invalid: InvalidRecord[] = [];
+      for (const { key, value } of await this.#store.entries({ prefix: prefixOf("generation") })) {
+        const [domain = ""] = partsOf(key);
+        const header = this.#headers.decode(key, value);
+        for (let vbd = 0; vbd < header.written.length; vbd++) {
+          await this.#bitmap(domain, vbd, header).catch((error) => invalid.push(invalidRecordOf(error)));
+        }
+      }
+      return invalid;
+    });
   }
 
   async #bitmap(domain: string, vbd: number, header: GenerationHeader): Promise<Uint8Array> {

@@ -22,7 +22,7 @@ const DomainDescription = z.strictObject({
   hypervisor: z.string().min(1).max(64),
   memoryBytes: Count,
   config: z.string().max(1 << 20),
-  vbds: z.array(VbdShape).max(VBDS_MAX),
+  vbds: z.array(VbdShape).max(VBDS_MAX).readonly(),
 });
 
 const SourceRecordSchema = z.discriminatedUnion("phase", [

@@ -44,6 +44,11 @@ export function prefixOf(keyspace: Keyspace, ...parts: readonly KeyPart[]): stri
   return `${keyOf(keyspace, ...parts)}/`;
 }
 
+/** The parts that `keyOf` was given, numbers as their padded text. */
+export function partsOf(key: string): string[] {
+  return key.split("/").slice(1).map(decodeURIComponent);
+}
+
 /** A key as a person reads it: `domain/<id>` for `01/<id>`. */
 export function readableKey(key: string): string {
   const [number, ...parts] = key.split("/");

@@ -132,7 +132,9 @@ async function refuseDamage(folder: string, store: LevelStore): Promise<void> {
 
 async function bytesDroppedAtOpen(folder: string): Promise<number> {
   // LevelDB begins a new LOG with every open.
-  const text = await readFile(join(folder, "LOG"), "utf8");
+  const text = await readFile(join(folder, "LOG"), "utf8").catch((error) => {
+    throw unavailable(folder, error);
+  });
   return text.matchAll(/: dropping (\d+) bytes/g).reduce((sum, match) => sum + Number(match[1]), 0);
 }
 

@@ -22,6 +22,8 @@ export type MetadataErrorDetail =
   | { code: "METADATA_DOMAIN_AMBIGUOUS"; query: string; matches: readonly string[] }
   /** A write would take a domain back to an earlier generation: the fence may only rise. */
   | { code: "METADATA_GENERATION_LOWERED"; domain: string; stored: number; offered: number }
+  /** A write would give a generation that has an owner to another host: a generation names its only host. */
+  | { code: "METADATA_OWNER_CHANGED"; domain: string; generation: number; stored: string; offered: string }
   /** Used after `close`. */
   | { code: "METADATA_CLOSED" };
 
@@ -68,6 +70,11 @@ function messageOf(detail: MetadataErrorDetail): string {
       return `"${detail.query}" fits several domains: ${detail.matches.join(", ")}; give the whole id`;
     case "METADATA_GENERATION_LOWERED":
       return `domain ${detail.domain} is at generation ${detail.stored} here and cannot go back to ${detail.offered}`;
+    case "METADATA_OWNER_CHANGED":
+      return (
+        `generation ${detail.generation} of domain ${detail.domain} belongs to ${detail.stored} and cannot be given ` +
+        `to ${detail.offered}`
+      );
     case "METADATA_CLOSED":
       return "the metadata of this host is closed";
   }

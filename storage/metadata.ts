@@ -8,11 +8,10 @@ import { DomainRepository, type Domains } from "./domain-repository.ts";
 import { GenerationRepository, type Generations } from "./generation-repository.ts";
 import type { KeyValueStore } from "./key-value-store.ts";
 import { LevelStore } from "./level-store.ts";
-import type { MetadataError } from "./metadata-errors.ts";
 import { HistoryRepository, type MigrationHistory } from "./migration-history.ts";
 import { JournalRepository, type MigrationJournal } from "./migration-journal.ts";
 import { PlacementRepository, type Placements } from "./placement-repository.ts";
-import { RecordSpace } from "./record-space.ts";
+import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import { RepairRecord } from "./records.ts";
 import { ReplicaRepository, type Replicas } from "./replica-repository.ts";
 import { bringToSchema, type SchemaOptions } from "./schema.ts";
@@ -26,8 +25,8 @@ export interface Metadata {
   readonly placements: Placements;
   readonly history: MigrationHistory;
   readonly journal: MigrationJournal;
-  /** Reads everything and returns what cannot be read, one METADATA_RECORD_INVALID per record. */
-  verify(): Promise<MetadataError[]>;
+  /** Reads everything and returns what cannot be read; every other record is well. */
+  verify(): Promise<InvalidRecord[]>;
   /** Waits for what is in flight. Idempotent; every other call throws METADATA_CLOSED afterwards. */
   close(): Promise<void>;
 }
@@ -54,7 +53,7 @@ export class StoredMetadata implements Metadata {
     this.journal = new JournalRepository(store, this);
   }
 
-  async verify(): Promise<MetadataError[]> {
+  async verify(): Promise<InvalidRecord[]> {
     const { domains, vbds, generations, replicas, placements, history, journal } = this;
     const all = [domains, vbds, generations, replicas, placements, history, journal];
     return (await Promise.all(all.map((repository) => repository.invalid()))).flat();

@@ -1,8 +1,7 @@
 /** Finished migrations, for people: the newest of each domain. */
 import type { Durability, KeyValueStore, WriteOperation } from "./key-value-store.ts";
 import { prefixOf } from "./keyspaces.ts";
-import type { MetadataError } from "./metadata-errors.ts";
-import { RecordSpace } from "./record-space.ts";
+import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import { HistoryRecord } from "./records.ts";
 
 /** Enough to see a domain's year; its records take some 100 KiB. */
@@ -44,7 +43,7 @@ export class HistoryRepository implements MigrationHistory {
     return (await this.#records.list(domain)).reverse();
   }
 
-  async invalid(): Promise<MetadataError[]> {
+  async invalid(): Promise<InvalidRecord[]> {
     return this.#records.invalid();
   }
 }

@@ -9,10 +9,9 @@ import type { DomainRepository } from "./domain-repository.ts";
 import type { GenerationRepository } from "./generation-repository.ts";
 import { JournalEntry } from "./journal-records.ts";
 import type { KeyValueStore, WriteOperation } from "./key-value-store.ts";
-import type { MetadataError } from "./metadata-errors.ts";
 import type { HistoryRepository } from "./migration-history.ts";
 import type { PlacementRepository } from "./placement-repository.ts";
-import { RecordSpace } from "./record-space.ts";
+import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import type {
   DomainRecord,
   HistoryRecord,
@@ -112,7 +111,7 @@ export class JournalRepository implements MigrationJournal {
     return operations;
   }
 
-  async invalid(): Promise<MetadataError[]> {
+  async invalid(): Promise<InvalidRecord[]> {
     return this.#records.invalid();
   }
 }

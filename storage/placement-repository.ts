@@ -1,7 +1,6 @@
 /** Where every domain of the cluster was last said to be. Advice, never the right to run one. */
 import type { Durability, KeyValueStore } from "./key-value-store.ts";
-import type { MetadataError } from "./metadata-errors.ts";
-import { RecordSpace } from "./record-space.ts";
+import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import { PlacementRecord } from "./records.ts";
 
 export interface Placements {
@@ -41,7 +40,7 @@ export class PlacementRepository implements Placements {
     await this.#store.write([this.#records.remove(domain)], durability);
   }
 
-  async invalid(): Promise<MetadataError[]> {
+  async invalid(): Promise<InvalidRecord[]> {
     return this.#records.invalid();
   }
 }

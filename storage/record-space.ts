@@ -13,6 +13,9 @@ import { MetadataError } from "./metadata-errors.ts";
 
 const CHECKSUM_SIZE = 4;
 
+/** A stored record that cannot be read: its key in readable form, and why. */
+export type InvalidRecord = { readonly key: string; readonly reason: string };
+
 export class RecordSpace<T> {
   readonly #store: KeyValueStore;
   readonly #keyspace: Keyspace;
@@ -64,20 +67,26 @@ export class RecordSpace<T> {
   }
 
   /** The records of this keyspace that cannot be read; the others are well. */
-  async invalid(): Promise<MetadataError[]> {
+  async invalid(): Promise<InvalidRecord[]> {
     const entries = await this.#store.entries({ prefix: prefixOf(this.#keyspace) });
-    return entries.flatMap((entry) => this.#errorOf(entry));
+    return entries.flatMap((entry) => this.#invalidOrNot(entry));
   }
 
-  #errorOf({ key, value }: StoredEntry): MetadataError[] {
+  #invalidOrNot({ key, value }: StoredEntry): InvalidRecord[] {
     try {
       this.decode(key, value);
       return [];
     } catch (error) {
-      if (error instanceof MetadataError) return [error];
-      throw error;
+      return [invalidRecordOf(error)];
     }
   }
+}
+
+/** What METADATA_RECORD_INVALID says, as facts; anything else is thrown again. */
+export function invalidRecordOf(error: unknown): InvalidRecord {
+  if (!(error instanceof MetadataError) || error.detail.code !== "METADATA_RECORD_INVALID") throw error;
+  const { key, reason } = error.detail;
+  return { key, reason };
 }
 
 /** `body` with the checksum that ties it to its key. */

@@ -44,7 +44,7 @@ export const DomainRecord = z.strictObject({
   /** The hypervisor adapter's own JSON. */
   config: Text,
   /** The order is the vbd index of every message and bitmap. */
-  vbds: z.array(VbdShape).max(VBDS_MAX),
+  vbds: z.array(VbdShape).max(VBDS_MAX).readonly(),
   /** The highest generation this host knows of. May only rise: it is the fence. */
   generation: Generation,
   /** The host that runs, or may run, the domain under `generation`. */

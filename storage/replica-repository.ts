@@ -1,7 +1,6 @@
 /** What this host knows of every host's copies of a domain's vbds, its own included. */
 import type { Durability, KeyValueStore } from "./key-value-store.ts";
-import type { MetadataError } from "./metadata-errors.ts";
-import { RecordSpace } from "./record-space.ts";
+import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import { ReplicaRecord } from "./records.ts";
 
 export interface Replicas {
@@ -41,7 +40,7 @@ export class ReplicaRepository implements Replicas {
     await this.#store.write([this.#records.remove(domain, host)], durability);
   }
 
-  async invalid(): Promise<MetadataError[]> {
+  async invalid(): Promise<InvalidRecord[]> {
     return this.#records.invalid();
   }
 }

@@ -1,7 +1,6 @@
 /** Where the bytes of each vbd lie on this host, and how to know them again. */
 import type { Durability, KeyValueStore } from "./key-value-store.ts";
-import type { MetadataError } from "./metadata-errors.ts";
-import { RecordSpace } from "./record-space.ts";
+import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import { VbdRecord } from "./records.ts";
 
 export interface Vbds {
@@ -42,7 +41,7 @@ export class VbdRepository implements Vbds {
     await this.#store.write([this.#records.remove(domain, name)], durability);
   }
 
-  async invalid(): Promise<MetadataError[]> {
+  async invalid(): Promise<InvalidRecord[]> {
     return this.#records.invalid();
   }
 }

@@ -132,6 +132,18 @@ function domainTests(metadata: () => Metadata): void {
     expect(await metadata().domains.get("3f2a-alpha")).toMatchObject({ generation: 5, state: "away" });
   });
 
+  test("a generation never changes its owner", async () => {
+    await metadata().domains.put(domainRecord({ generation: 5, owner: "host-a" }), SYNC);
+    await expect(
+      metadata().domains.put(domainRecord({ generation: 5, owner: "host-b" }), SYNC),
+    ).rejects.toMatchObject({
+      code: "METADATA_OWNER_CHANGED",
+      detail: { stored: "host-a", offered: "host-b" },
+    });
+    await metadata().domains.put(domainRecord({ generation: 6, owner: "host-b" }), SYNC);
+    expect(await metadata().domains.get("3f2a-alpha")).toMatchObject({ generation: 6, owner: "host-b" });
+  });
+
   test("of two concurrent writers the lower generation never ends up stored", async () => {
     const writes = [7, 3, 9, 4].map((generation) =>
       metadata()

@@ -103,6 +103,7 @@ const STORAGE: {
   METADATA_RECORD_INVALID: [{ key: "domain/web", reason: "bad" }, "RECORD_CORRUPT"],
   METADATA_DOMAIN_AMBIGUOUS: [{ query: "w", matches: ["web"] }, "DOMAIN_AMBIGUOUS"],
   METADATA_GENERATION_LOWERED: [{ domain: "web", stored: 3, offered: 2 }, "INTERNAL"],
+  METADATA_OWNER_CHANGED: [{ domain: "web", generation: 3, stored: "a", offered: "b" }, "INTERNAL"],
   METADATA_CLOSED: [{}, "STOPPING"],
 };
 
