@@ -18,6 +18,11 @@ export const BITMAP_CHUNK_SIZE = 256 << 10;
 export interface Generations {
   /** The log of a domain becomes `entries`, ordered by `first`, not overlapping. All or nothing. */
   replaceLog(domain: string, entries: readonly StoredLogEntry[], durability: Durability): Promise<void>;
+  /**
+   * Adds one entry, or replaces the one with the same `first`, and reads no bitmap of the others: what a
+   * handover can afford within the downtime. Throws METADATA_RECORD_INVALID when it overlaps another.
+   */
+  putEntry(domain: string, entry: StoredLogEntry, durability: Durability): Promise<void>;
   /** Ordered by `first`; empty when the domain has none. Throws METADATA_RECORD_INVALID. */
   readLog(domain: string): Promise<StoredLogEntry[]>;
 }
@@ -41,11 +46,40 @@ export class GenerationRepository implements Generations {
     });
   }
 
+  async putEntry(domain: string, entry: StoredLogEntry, durability: Durability): Promise<void> {
+    await this.#store.exclusive(async () => {
+      await this.#store.write(await this.putEntryOperations(domain, entry), durability);
+    });
+  }
+
   /** For a batch with other records; the caller holds `exclusive`. */
   async replaceOperations(domain: string, entries: readonly StoredLogEntry[]): Promise<WriteOperation[]> {
     refuseDisorder(domain, entries);
     const prefixes = [prefixOf("generation", domain), prefixOf("bitmap", domain)];
     const present = (await Promise.all(prefixes.map((prefix) => this.#store.keys({ prefix })))).flat();
+    return this.#changeOperations(domain, { present, entries });
+  }
+
+  /** For a batch with other records; the caller holds `exclusive`. */
+  async putEntryOperations(domain: string, entry: StoredLogEntry): Promise<WriteOperation[]> {
+    const others = (await this.#headers.list(domain)).filter(({ first }) => first !== entry.first);
+    refuseDisorder(
+      domain,
+      [...others, entry].toSorted((a, b) => a.first - b.first),
+    );
+    const known = await this.#headerOrNothing(domain, entry.first);
+    const chunks = (known?.written ?? []).flatMap(({ sizeBytes }, vbd) =>
+      Array.from({ length: chunkCountOf(sizeBytes) }, (_, n) => keyOf("bitmap", domain, vbd, entry.first, n)),
+    );
+    const present = known === undefined ? [] : [keyOf("generation", domain, entry.first), ...chunks];
+    return this.#changeOperations(domain, { present, entries: [entry] });
+  }
+
+  /** From the keys that are `present` to those of `entries`: the rest is deleted, what is the same is left. */
+  async #changeOperations(
+    domain: string,
+    { present, entries }: { present: readonly string[]; entries: readonly StoredLogEntry[] },
+  ): Promise<WriteOperation[]> {
     const stale = new Set(present);
     const operations: WriteOperation[] = [];
     for (const entry of entries) {
@@ -128,7 +162,7 @@ export class GenerationRepository implements Generations {
   }
 }
 
-function refuseDisorder(domain: string, entries: readonly StoredLogEntry[]): void {
+function refuseDisorder(domain: string, entries: readonly { first: number; last: number }[]): void {
   let lastEnd = -1;
   for (const { first, last } of entries) {
     if (first <= lastEnd || last < first) {

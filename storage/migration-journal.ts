@@ -5,6 +5,7 @@
  * Every write here is synced before it completes: `persist` precedes `send` (DESIGN §4 rule 6), and there is
  * no reason ever to write a journal that may be forgotten, so no argument asks.
  */
+import { assert } from "../protocol/errors.ts";
 import type { DomainRepository } from "./domain-repository.ts";
 import type { GenerationRepository } from "./generation-repository.ts";
 import { JournalEntry } from "./journal-records.ts";
@@ -33,6 +34,8 @@ export type Commit = {
   readonly replicas?: readonly ReplicaRecord[];
   /** Replaces the domain's whole generation log. */
   readonly log?: { readonly domain: string; readonly entries: readonly StoredLogEntry[] };
+  /** Adds one entry to a domain's log, or replaces the one with its `first`. Not together with `log`. */
+  readonly logEntry?: { readonly domain: string; readonly entry: StoredLogEntry };
   readonly placement?: PlacementRecord;
   readonly history?: HistoryRecord;
 };
@@ -105,6 +108,12 @@ export class JournalRepository implements MigrationJournal {
     for (const replica of changes.replicas ?? []) operations.push(replicas.putOperation(replica));
     if (changes.log !== undefined) {
       operations.push(...(await generations.replaceOperations(changes.log.domain, changes.log.entries)));
+    }
+    if (changes.logEntry !== undefined) {
+      assert(changes.log === undefined, "a commit changes the log one way");
+      operations.push(
+        ...(await generations.putEntryOperations(changes.logEntry.domain, changes.logEntry.entry)),
+      );
     }
     if (changes.placement !== undefined) operations.push(placements.putOperation(changes.placement));
     if (changes.history !== undefined) operations.push(...(await history.addOperations(changes.history)));

@@ -265,6 +265,31 @@ function logTests(metadata: () => Metadata): void {
     }
   });
 
+  test("one entry is added or replaced, and the others stay as they are", async () => {
+    const { generations, journal } = metadata();
+    const [one, three] = [1, 3].map((first) => ({ first, last: first, written: [bitmapOf(9, first)] }));
+    const long = { first: 2, last: 2, written: [bitmapOf(2 * BITMAP_CHUNK_SIZE + 1, 2), bitmapOf(7, 2)] };
+    const short = { first: 2, last: 2, written: [bitmapOf(5, 8)] };
+    await generations.replaceLog("d", [one!, three!], SYNC);
+    await generations.putEntry("d", long, SYNC);
+    expect(summaryOf(await generations.readLog("d"))).toEqual(summaryOf([one!, long, three!]));
+    await journal.commit({ logEntry: { domain: "d", entry: short } });
+    expect(summaryOf(await generations.readLog("d"))).toEqual(summaryOf([one!, short, three!]));
+    // The long one's chunks are gone: as an entry again it is whole only if all of them are written.
+    await generations.putEntry("d", long, SYNC);
+    expect(summaryOf(await generations.readLog("d"))).toEqual(summaryOf([one!, long, three!]));
+    for (const [first, last] of [
+      [4, 3],
+      [0, 1],
+      [2, 3],
+    ] as const) {
+      await expect(generations.putEntry("d", { first, last, written: [] }, SYNC)).rejects.toMatchObject({
+        code: "METADATA_RECORD_INVALID",
+      });
+    }
+    expect(await metadata().verify()).toEqual([]);
+  });
+
   test("a log is read whole while another takes its place", async () => {
     const logOf = (fill: number) => [
       { first: 1, last: 1, written: [bitmapOf(BITMAP_CHUNK_SIZE + 5, fill), bitmapOf(9, fill)] },
