@@ -9,13 +9,7 @@
 
 import { once } from "node:events";
 import { Socket } from "node:net";
-import type {
-  AbortOptions,
-  Connection as Libp2pConnection,
-  MultiaddrConnection,
-  Transport,
-  Upgrader,
-} from "@libp2p/interface";
+import type { AbortOptions, MultiaddrConnection, Transport, Upgrader } from "@libp2p/interface";
 import { type TCPComponents, type TCPOptions, tcp } from "@libp2p/tcp";
 import type { Uint8ArrayList } from "uint8arraylist";
 import { assert } from "../../protocol/errors.ts";
@@ -34,7 +28,7 @@ type TcpConnection = MultiaddrConnection & {
  */
 const sockets = new WeakMap<object, Socket>();
 
-export function socketOf(connection: Pick<Libp2pConnection, "timeline">): Socket {
+export function socketOf(connection: { timeline: object }): Socket {
   const socket = sockets.get(connection.timeline);
   assert(socket !== undefined, "a connection that did not come from countedTcp");
   return socket;
@@ -86,7 +80,7 @@ function tuned(raw: MultiaddrConnection): MultiaddrConnection {
 }
 
 /** A frame is a header, a few ciphertexts and their tags: together they are one writev. */
-function writeAll(socket: Socket, data: Uint8ArrayList): { sentBytes: number; canSendMore: boolean } {
+export function writeAll(socket: Socket, data: Uint8ArrayList): { sentBytes: number; canSendMore: boolean } {
   let sentBytes = 0;
   socket.cork();
   try {

@@ -41,6 +41,11 @@ export class Libp2pConnection implements Connection {
     return this.#streams.direction;
   }
 
+  /** The protocol that protects it. */
+  get encryption(): string {
+    return this.#streams.encryption ?? "none";
+  }
+
   async open(protocol: string, signal?: AbortSignal): Promise<Channel> {
     return this.adopt(await this.#newStream(protocol, signal));
   }
