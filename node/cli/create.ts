@@ -24,7 +24,7 @@ export function addCreate(program: Command): void {
     example: "sojourn create web --memory 64MiB --vbd root=4GiB --workload web",
   })
     .argument("<name>", "the domain's name")
-    .option("--hypervisor <kind>", "wasm, qemu or xen", "wasm")
+    .option("--hypervisor <kind>", "the adapter that runs it", "wasm")
     .requiredOption("--memory <size>", "the guest's memory", size)
     .option(
       "--vbd <name=size|name=path>",

@@ -76,6 +76,10 @@ function failureOf(cause: unknown, program: Command): ApiErrorBody | undefined {
   const hint = `see \`sojourn ${command === undefined ? "" : `${command.name()} `}--help\``;
   if (!(cause instanceof CommanderError)) return describeFailure(cause, hint);
   if (cause.exitCode === 0) return undefined;
+  if (cause.code === "commander.help") {
+    // `help` with a word that is no command; the program's help has been printed instead.
+    return { code: "USAGE", message: "there is no such command", remedy: hint, exitCode: 2 };
+  }
   const message = cause.message.replace(/^error: /, "").replace(/\n\((.*)\)$/, "; $1");
   return { code: "USAGE", message, remedy: hint, exitCode: 2 };
 }

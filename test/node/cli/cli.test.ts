@@ -67,11 +67,11 @@ describe("tables for people", () => {
   test("of a plan give each vbd a line, and a host that cannot take the domain the reason", async () => {
     const { stdout } = await runSojourn(["plan", "web"], looking);
     expect(stdout).toMatchInlineSnapshot(`
-      "TO      TOTAL  VBD   RUNG     BLOCKS  BYTES  WHY
-      beta   1.0MiB  root  bitmaps     256   1MiB  beta holds generation 2
-                     data  hashes       10  40KiB  beta's copy was written by a stranger
-      gamma          -     -             -      -  not reachable
-      delta          -     -             -      -  no hypervisor wasm there
+      "TO     TOTAL  VBD   RUNG     BLOCKS  BYTES  WHY
+      beta    1MiB  root  bitmaps     256   1MiB  beta holds generation 2
+                    data  hashes       10  40KiB  beta's copy was written by a stranger
+      gamma         -     -             -      -  not reachable
+      delta         -     -             -      -  no hypervisor wasm there
       "
     `);
   });
@@ -409,6 +409,13 @@ describe("a command line that cannot be", () => {
     const { code, stdout, stderr } = await runSojourn([]);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(stderr).toContain("Usage: sojourn");
+  });
+
+  test("asking for the help of no command prints what commands there are", async () => {
+    const { code, stderr } = await runSojourn(["help", "migrat"]);
+    expect(code).toBe(2);
+    expect(stderr).toContain("Usage: sojourn");
+    expect(stderr).toContain("sojourn: there is no such command (USAGE)");
   });
 
   test("that the daemon refuses is a usage error too", async () => {
