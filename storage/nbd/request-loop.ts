@@ -121,6 +121,8 @@ export class RequestLoop implements ExportUser {
   }
 
   exportGone(): void {
+    // Requests that waited behind one in flight are told why they are not served.
+    this.#pump();
     this.#beginEnd();
     if (!this.#socket.destroyed) setTimeout(() => this.#socket.destroy(), FAREWELL_MS).unref();
   }

@@ -4,7 +4,7 @@
  * Memory is bounded whatever the clients do: by the number of connections (of which those that negotiate hold a few KiB and
  * give way, oldest first), by what one connection may hold, and by what all may hold together.
  */
-import { chmod, unlink } from "node:fs/promises";
+import { chmod, lstat, unlink } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { BufferPool } from "./buffer-pool.ts";
 import { NbdConnection } from "./connection.ts";
@@ -140,6 +140,9 @@ export class NbdServer {
 }
 
 async function removeStaleSocket(path: string): Promise<void> {
+  // Connecting to a plain file is refused like connecting to a dead socket; whatever it is, it is not ours to remove.
+  const isSocket = (await lstat(path).catch(() => undefined))?.isSocket() ?? false;
+  if (!isSocket) return;
   const refused = await new Promise<string | undefined>((resolve) => {
     const probe = connect(path);
     probe.once("connect", () => {
