@@ -52,6 +52,9 @@ export interface IncomingMemory {
   discard(): Promise<void>;
 }
 
+/** What a guest that checks itself found: how much it looked at, and the first few errors in words. */
+export type VerifyResult = { ok: boolean; blocksChecked: number; pagesChecked: number; errors: string[] };
+
 export interface Hypervisor {
   readonly kind: string;
   /** Starts a new domain from scratch (a boot), running. */
@@ -67,4 +70,6 @@ export interface Hypervisor {
   migrateIn(spec: DomainSpec): Promise<IncomingMemory>;
   /** Adapter's figures for `show`: counters of the workload, errors found by the guest. */
   inspect(id: string): Promise<Record<string, unknown>>;
+  /** Where the guest is our own: it reads back all that it ever wrote. The domain must be running, and rests from its workload. */
+  verify?(id: string): Promise<VerifyResult>;
 }

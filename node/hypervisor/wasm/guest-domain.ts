@@ -8,11 +8,11 @@
 
 import { randomBytes } from "node:crypto";
 import { HypervisorError } from "../errors.ts";
-import type { DomainSpec, DomainState, DomainStatus, VbdAttachment } from "../hypervisor.ts";
+import type { DomainSpec, DomainState, DomainStatus, VbdAttachment, VerifyResult } from "../hypervisor.ts";
 import { parseGuestConfig } from "./config.ts";
 import type { DomainFile, DomainFolder } from "./domain-folder.ts";
 import { GuestMachine } from "./guest-machine.ts";
-import { guestErrors, guestFigures, type VerifyResult, verifyResult } from "./guest-report.ts";
+import { guestErrors, guestFigures, verifyResult } from "./guest-report.ts";
 import { type BlockClient, GuestRunner } from "./guest-runner.ts";
 import { OutgoingMigration, type Round } from "./memory-outgoing.ts";
 import { acceptOne, type IncomingPipe, receiveMemory, type StreamPipe } from "./memory-pipe.ts";

@@ -1,9 +1,8 @@
 /** What a guest's memory says about it, in words and numbers for people and tests. */
 
+import type { VerifyResult } from "../hypervisor.ts";
 import type { GuestMachine } from "./guest-machine.ts";
 import * as L from "./layout.ts";
-
-export type VerifyResult = { ok: boolean; blocksChecked: number; pagesChecked: number; errors: string[] };
 
 const WORKLOADS = ["idle", "web", "video", "diabolical"];
 const KINDS = ["", "read", "verify", "memory", "image", "io"];

@@ -4,12 +4,18 @@
  */
 
 import { HypervisorError } from "../errors.ts";
-import type { DomainSpec, DomainStatus, Hypervisor, IncomingMemory, OutgoingMemory } from "../hypervisor.ts";
+import type {
+  DomainSpec,
+  DomainStatus,
+  Hypervisor,
+  IncomingMemory,
+  OutgoingMemory,
+  VerifyResult,
+} from "../hypervisor.ts";
 import { checkMemoryBytes, parseGuestConfig } from "./config.ts";
 import { ControlConnection, type Json } from "./control-socket.ts";
 import { DomainFolder, isAlive, type ProcessFile } from "./domain-folder.ts";
 import { type Launched, launchGuest } from "./guest-launch.ts";
-import type { VerifyResult } from "./guest-report.ts";
 import { WasmIncomingMemory } from "./incoming-memory.ts";
 import { WasmOutgoingMemory } from "./outgoing-memory.ts";
 

@@ -15,6 +15,8 @@ export class CountingStore implements BlockStore {
   requests = 0;
   readonly #store: BlockStore;
   #waiting: { count: number; resolve: () => void }[] = [];
+  #hold: PromiseWithResolvers<void> | undefined;
+  #held: PromiseWithResolvers<void> | undefined;
 
   constructor(store: BlockStore) {
     this.#store = store;
@@ -26,6 +28,22 @@ export class CountingStore implements BlockStore {
     return new Promise((resolve) => this.#waiting.push({ count: this.requests + requests, resolve }));
   }
 
+  /** Writes are done from now on, and not answered. */
+  hold(): void {
+    this.#hold = Promise.withResolvers();
+    this.#held = Promise.withResolvers();
+  }
+
+  /** Resolves when an answer is held back. */
+  held(): Promise<void> {
+    return this.#held?.promise ?? Promise.resolve();
+  }
+
+  release(): void {
+    this.#hold?.resolve();
+    this.#hold = undefined;
+  }
+
   read(offset: number, target: Uint8Array): Completion {
     this.#count();
     return this.#store.read(offset, target);
@@ -33,7 +51,10 @@ export class CountingStore implements BlockStore {
 
   write(offset: number, data: Uint8Array): Completion {
     this.#count();
-    return this.#store.write(offset, data);
+    const done = this.#store.write(offset, data);
+    if (!this.#hold) return done;
+    this.#held?.resolve();
+    return this.#hold.promise;
   }
 
   writeZeroes(offset: number, length: number, options: { mayUnmap: boolean }): Completion {

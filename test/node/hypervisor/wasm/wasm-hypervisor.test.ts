@@ -1,3 +1,4 @@
+import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { DomainSpec, Hypervisor } from "../../../../node/hypervisor/hypervisor.ts";
@@ -173,14 +174,36 @@ describe("a wasm domain", () => {
     await expect(source.start({ ...specOf(vbds), id: "../escape" })).rejects.toMatchObject(bad);
   });
 
-  it("ends an incoming domain whose sender is gone", async () => {
-    const spec = specOf(vbds);
-    const incoming = await target.migrateIn(spec);
-    expect(await target.status(ID)).toEqual({ state: "incoming" });
-    const pid = await processId(target);
-    await incoming.discard();
-    await gone(pid);
+  it("ends an incoming domain whose daemon died before all of it had come", async () => {
+    const module = new URL("../../../../node/hypervisor/wasm/wasm-hypervisor.ts", import.meta.url).href;
+    const script = `
+      const { WasmHypervisor } = await import(${JSON.stringify(module)});
+      const hypervisor = new WasmHypervisor({ runDir: ${JSON.stringify(join(vbds.dir, "b"))} });
+      const incoming = await hypervisor.migrateIn(${JSON.stringify(specOf(vbds))});
+      process.stdout.write(String((await hypervisor.inspect(${JSON.stringify(ID)})).pid));
+      process.kill(process.pid, "SIGKILL");`;
+    const daemon = spawn(process.execPath, ["--input-type=module", "-e", script], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let pid = "";
+    for await (const text of daemon.stdout.setEncoding("utf8")) pid += text;
+    await gone(Number(pid));
     expect(await target.status(ID)).toEqual({ state: "shutoff" });
+  });
+
+  it("freezes though its NBD server does not answer, and issues what it was waiting for when it is resumed", async () => {
+    await source.start(specOf(vbds, { workload: "diabolical" }));
+    await vbds.stores[0]!.further(100);
+    vbds.stores[0]!.hold();
+    await vbds.stores[0]!.held();
+    await source.suspend(ID);
+    const { requests } = (await source.inspect(ID)) as { requests: { issued: number } };
+    expect(requests.issued).toBeGreaterThan(0);
+    vbds.stores[0]!.release();
+    await source.resume(ID);
+    await vbds.stores[0]!.further(100);
+    const { ok, errors } = await source.verify(ID);
+    expect({ ok, errors }).toEqual({ ok: true, errors: [] });
   });
 });
 
