@@ -43,6 +43,7 @@ export class Relay {
   /** Bytes that came from diallers, and from the host behind. */
   bytesIn = 0;
   bytesBack = 0;
+  onBytes: (bytes: Buffer) => void = () => {};
   readonly #host: Network;
   /** Each socket, and the one its bytes go to. */
   readonly #sockets = new Map<Socket, Socket>();
@@ -96,7 +97,10 @@ export class Relay {
       socket.on("error", () => socket.destroy());
       socket.on("close", () => this.#sockets.delete(socket));
     }
-    near.on("data", (bytes) => (this.bytesIn += bytes.byteLength));
+    near.on("data", (bytes) => {
+      this.bytesIn += bytes.byteLength;
+      this.onBytes(bytes);
+    });
     far.on("data", (bytes) => (this.bytesBack += bytes.byteLength));
     near.pipe(far);
     far.pipe(near);
