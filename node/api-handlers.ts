@@ -1,0 +1,383 @@
+/** The control API's methods over this host's parts: what a CLI asks, answered for people and programs. */
+
+import { PROTOCOL_VERSION } from "../protocol/limits.ts";
+import type { Metadata } from "../storage/metadata.ts";
+import type { DomainRecord } from "../storage/records.ts";
+import type {
+  ApiHandlers,
+  DomainDetail,
+  DomainRow,
+  DomainRowState,
+  HistoryRow,
+  HopReport,
+  HostRow,
+  PlanRow,
+  Progress,
+  ReplicaRow,
+} from "./control/api.ts";
+import type { DataService, DomainLook, Probe } from "./data/data-service.ts";
+import { NodeError } from "./errors.ts";
+import type { Peers } from "./peers/peers.ts";
+import { VERSION } from "./version.ts";
+
+export type HandlerParts = {
+  self: string;
+  hostName: string;
+  dataDir: string;
+  startedAtMs: number;
+  metadata: Metadata;
+  peers: Peers;
+  /** The data process; replaced when it was restarted. */
+  data(): Pick<DataService, keyof DataService>;
+  addresses(): readonly string[];
+  freeBytes(): Promise<number>;
+  /** Listens to the progress of one domain's migration; returns how to stop. */
+  onProgress(domain: string, listener: (progress: Progress) => void): () => void;
+  stop(): void;
+};
+
+export function apiHandlers(parts: HandlerParts): ApiHandlers {
+  const { metadata, peers, self, hostName } = parts;
+  const done = (record: DomainRecord, state: DomainRowState) => ({
+    domain: record.id,
+    name: record.name,
+    state,
+  });
+  return {
+    info: async () => ({
+      host: self,
+      hostName,
+      version: VERSION,
+      protocolVersion: PROTOCOL_VERSION,
+      pid: process.pid,
+      startedAt: new Date(parts.startedAtMs).toISOString(),
+      dataDir: parts.dataDir,
+      addresses: parts.addresses(),
+      hypervisors: ["wasm"],
+      domains: (await metadata.domains.list()).filter(({ owner }) => owner === self).length,
+    }),
+    hosts: () => hostRows(parts),
+    create: async (params) => done(await parts.data().create(params), "running"),
+    start: async ({ domain }) => done(await parts.data().start(await here(parts, domain)), "running"),
+    stop: async ({ domain }) => done(await parts.data().halt(await here(parts, domain)), "shutoff"),
+    destroy: async ({ domain }) => done(await parts.data().destroy(await here(parts, domain)), "shutoff"),
+    list: () => domainRows(parts),
+    show: ({ domain }) => showDomain(parts, domain),
+    plan: async ({ domain }) => plan(parts, await here(parts, domain)),
+    migrate: async ({ domain, to, options }, { emit, signal }) => {
+      const id = await here(parts, domain);
+      const host = to === hostName || to === self ? { host: self, hostName } : peers.find(to);
+      const stopListening = parts.onProgress(id, emit);
+      signal.addEventListener("abort", stopListening, { once: true });
+      try {
+        return await parts.data().migrate(id, { host: host.host, name: host.hostName }, options ?? {});
+      } finally {
+        stopListening();
+      }
+    },
+    cancel: async ({ domain }) => parts.data().cancel(await here(parts, domain)),
+    replicas: ({ domain }) => replicaRows(parts, domain),
+    history: ({ domain }) => historyRows(parts, domain),
+    verify: async ({ domain }) => parts.data().verify(await here(parts, domain)),
+    "arm-fault": async ({ point, action }) => {
+      await parts.data().armFault(action === "" ? point : `${point}:${action}`);
+      return { armed: true };
+    },
+    "stop-daemon": () => {
+      parts.stop();
+      return { stopping: true };
+    },
+  };
+}
+
+/** The id of a domain that lives here. Throws DOMAIN_UNKNOWN, DOMAIN_ELSEWHERE with the host's name. */
+async function here({ metadata, peers, self }: HandlerParts, query: string): Promise<string> {
+  const record = await metadata.domains.find(query);
+  if (record?.owner === self) return record.id;
+  if (record !== undefined) {
+    throw new NodeError("DOMAIN_ELSEWHERE", { domain: record.name, host: peers.nameOf(record.owner) });
+  }
+  const placement = (await metadata.placements.list()).find(
+    ({ name, domain }) => name === query || domain === query,
+  );
+  if (placement !== undefined) {
+    throw new NodeError("DOMAIN_ELSEWHERE", { domain: placement.name, host: peers.nameOf(placement.host) });
+  }
+  throw new NodeError("DOMAIN_UNKNOWN", { query });
+}
+
+async function hostRows({
+  self,
+  hostName,
+  peers,
+  addresses,
+  freeBytes,
+  metadata,
+}: HandlerParts): Promise<HostRow[]> {
+  const own: HostRow = {
+    host: self,
+    hostName,
+    self: true,
+    state: "alive",
+    addresses: addresses(),
+    domains: (await metadata.domains.list()).filter(({ owner }) => owner === self).length,
+    freeBytes: await freeBytes(),
+    seenBy: hostName,
+    ageSeconds: 0,
+  };
+  const others = peers.views().map((peer): HostRow => {
+    const ageSeconds = peer.seenAtMs === undefined ? 0 : (Date.now() - peer.seenAtMs) / 1000;
+    const isFresh = peer.seenAtMs !== undefined && ageSeconds < 15;
+    return {
+      host: peer.host,
+      hostName: peer.hostName,
+      self: false,
+      state: peer.seenAtMs === undefined ? "unknown" : isFresh ? "alive" : "suspect",
+      addresses: [peer.address],
+      ...(peer.facts === undefined ? {} : { domains: peer.facts.domains, freeBytes: peer.facts.freeBytes }),
+      ...(peer.roundTripMs === undefined ? {} : { roundTripMs: peer.roundTripMs }),
+      seenBy: hostName,
+      ageSeconds,
+    };
+  });
+  return [own, ...others];
+}
+
+async function domainRows(parts: HandlerParts): Promise<DomainRow[]> {
+  const { metadata, self } = parts;
+  const known = await metadata.domains.list();
+  const rows: DomainRow[] = [];
+  for (const record of known) rows.push(await rowOf(parts, record, await look(parts, record)));
+  const ids = new Set(known.map(({ id }) => id));
+  for (const placement of await metadata.placements.list()) {
+    if (ids.has(placement.domain) || placement.host === self) continue;
+    rows.push({
+      id: placement.domain,
+      name: placement.name,
+      state: stateOfText(placement.state),
+      host: placement.host,
+      hostName: placement.hostName,
+      generation: placement.generation,
+      memoryBytes: 0,
+      vbds: [],
+      replicas: [],
+      seenBy: parts.peers.nameOf(placement.from),
+      ageSeconds: Math.max(0, (Date.now() - placement.updatedAt) / 1000),
+    });
+  }
+  return rows;
+}
+
+async function look(parts: HandlerParts, record: DomainRecord): Promise<DomainLook | undefined> {
+  // Also a domain that was handed over may have frozen remains here, and a migration to finish.
+  try {
+    return await parts.data().look(record.id, { guest: false });
+  } catch {
+    return undefined;
+  }
+}
+
+async function rowOf(
+  parts: HandlerParts,
+  record: DomainRecord,
+  seen: DomainLook | undefined,
+): Promise<DomainRow> {
+  const { self, hostName, peers, metadata } = parts;
+  const isMine = record.owner === self;
+  const placement = isMine ? undefined : await metadata.placements.get(record.id);
+  const isPlaced = placement !== undefined && placement.generation >= record.generation;
+  const host = isPlaced ? placement.host : record.owner;
+  return {
+    id: record.id,
+    name: record.name,
+    state: isMine ? ownState(record, seen) : awayState(seen, isPlaced ? placement.state : undefined),
+    host,
+    hostName: isMine ? hostName : peers.nameOf(host),
+    generation: isPlaced ? placement.generation : record.generation,
+    memoryBytes: record.memoryBytes,
+    vbds: record.vbds,
+    replicas: await replicasOf(parts, record),
+    ...(seen?.outgoing === undefined ? {} : { migration: seen.outgoing }),
+    seenBy: isPlaced ? peers.nameOf(placement.from) : hostName,
+    ageSeconds: isPlaced ? Math.max(0, (Date.now() - placement.updatedAt) / 1000) : 0,
+  };
+}
+
+function ownState(record: DomainRecord, seen: DomainLook | undefined): DomainRowState {
+  if (seen === undefined) return "unknown";
+  if (seen.hypervisorState === "shutoff" && record.state === "crashed") return "crashed";
+  return stateOfText(seen.hypervisorState);
+}
+
+function awayState(seen: DomainLook | undefined, placed: string | undefined): DomainRowState {
+  // Handed over, and the other host has not said yet that it runs the domain.
+  if (seen?.outgoing?.phase === "handing-over") return "undecided";
+  return placed === undefined ? "unknown" : stateOfText(placed);
+}
+
+function stateOfText(text: string): DomainRowState {
+  switch (text) {
+    case "running":
+    case "suspended":
+    case "incoming":
+    case "shutoff":
+    case "crashed":
+      return text;
+    case "stopped":
+      return "shutoff";
+    case "prepared":
+      return "undecided";
+    default:
+      return "unknown";
+  }
+}
+
+async function replicasOf(parts: HandlerParts, record: DomainRecord) {
+  const { metadata, peers, self, hostName } = parts;
+  const replicas = (await metadata.replicas.list(record.id)).filter(({ generation }) => generation > 0);
+  const lacking =
+    record.owner === self && replicas.length > 0
+      ? await parts
+          .data()
+          .lacking(
+            record.id,
+            replicas.map(({ generation }) => generation),
+          )
+          .catch(() => [])
+      : [];
+  return replicas.map(({ host, generation }, index) => ({
+    hostName: host === self ? hostName : peers.nameOf(host),
+    generation,
+    ...(lacking[index] === undefined ? {} : { dirtyBlocks: lacking[index] }),
+  }));
+}
+
+async function showDomain(parts: HandlerParts, query: string): Promise<DomainDetail> {
+  const { metadata, self, peers } = parts;
+  const record = await metadata.domains.find(query);
+  if (record === undefined) {
+    const placement = (await domainRows(parts)).find(({ name, id }) => name === query || id === query);
+    if (placement === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
+    const advice = `it is on ${placement.hostName}, as ${placement.seenBy} says; ask there for more`;
+    return { ...placement, hypervisor: "unknown", advice };
+  }
+  const seen = await parts
+    .data()
+    .look(record.id, { guest: record.owner === self })
+    .catch(() => undefined);
+  const row = await rowOf(parts, record, seen);
+  const vbds = await metadata.vbds.list(record.id);
+  const lastHop = (await metadata.history.list(record.id))[0];
+  return {
+    ...row,
+    hypervisor: record.hypervisor,
+    config: record.config,
+    createdAt: new Date(record.createdAt).toISOString(),
+    ...(seen?.detail === undefined ? {} : { stateDetail: seen.detail }),
+    vbdFiles: vbds.map(({ name, path }) => ({ name, path, attachment: "nbd" })),
+    ...(seen?.guest === undefined ? {} : { guest: seen.guest }),
+    ...(lastHop === undefined ? {} : { lastHop: JSON.parse(lastHop.figures) as HopReport }),
+    advice: adviceOf(row, { isMine: record.owner === self, seen, ownerName: peers.nameOf(record.owner) }),
+  };
+}
+
+/** Where the domain's only right copy is, and what is safe to do now. */
+function adviceOf(
+  row: DomainRow,
+  { isMine, seen, ownerName }: { isMine: boolean; seen: DomainLook | undefined; ownerName: string },
+): string {
+  if (row.state === "undecided" && !isMine) {
+    return `it was handed over to ${ownerName}, which has not confirmed yet; it is frozen here and must not be started by hand`;
+  }
+  if (seen?.incoming === "prepared") {
+    return "it waits here, suspended and whole, for its source to hand it over or to take it back; keep both hosts up";
+  }
+  if (seen?.incoming !== undefined && isMine) {
+    return "it runs here and still fetches blocks from its source; keep both hosts up until that is over";
+  }
+  if (!isMine) return `it lives on ${ownerName}; what is here is a replica, kept for its way back`;
+  if (row.migration !== undefined)
+    return `it runs here, on its way to ${row.migration.toName}; cancelling is safe`;
+  if (row.state === "running") return "it runs here, and the only right copy of its vbds is here";
+  return `it is ${row.state} here, and the only right copy of its vbds is here; \`sojourn start\` runs it`;
+}
+
+async function plan(parts: HandlerParts, id: string): Promise<PlanRow[]> {
+  const { metadata, peers } = parts;
+  const record = await metadata.domains.get(id);
+  if (record === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query: id });
+  const { name, hypervisor, memoryBytes, config, vbds, generation } = record;
+  const description = { id, name, hypervisor, memoryBytes, config, vbds };
+  const answers = await Promise.all(
+    peers.views().map(async ({ host }): Promise<{ probe: Probe; reachable: boolean }> => {
+      try {
+        const asker = await peers.ask(host);
+        const probe = await asker.probe(description, generation, AbortSignal.timeout(30_000));
+        return { probe, reachable: true };
+      } catch (error) {
+        return { probe: { refusal: (error as Error).message }, reachable: false };
+      }
+    }),
+  );
+  const plans = await parts.data().plan(
+    id,
+    answers.map(({ probe }) => probe),
+  );
+  return peers.views().map(({ host, hostName }, index) => {
+    const { probe, reachable } = answers[index]!;
+    const rows = plans[index] ?? [];
+    return {
+      host,
+      hostName,
+      reachable,
+      vbds: rows,
+      bytes: rows.reduce((sum, { bytes }) => sum + bytes, 0),
+      ...("refusal" in probe ? { refusal: probe.refusal } : {}),
+    };
+  });
+}
+
+async function replicaRows(parts: HandlerParts, query: string | undefined): Promise<ReplicaRow[]> {
+  const { metadata, peers, self, hostName } = parts;
+  const all = await metadata.domains.list();
+  const one = query === undefined ? undefined : await metadata.domains.find(query);
+  if (query !== undefined && one === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
+  const rows: ReplicaRow[] = [];
+  for (const record of one === undefined ? all : [one]) {
+    const summaries = await replicasOf(parts, record);
+    const replicas = (await metadata.replicas.list(record.id)).filter(({ generation }) => generation > 0);
+    for (const [index, replica] of replicas.entries()) {
+      const dirtyBlocks = summaries[index]?.dirtyBlocks;
+      rows.push({
+        domain: record.id,
+        name: record.name,
+        host: replica.host,
+        hostName: replica.host === self ? hostName : peers.nameOf(replica.host),
+        generation: replica.generation,
+        ownerGeneration: record.generation,
+        ...(dirtyBlocks === undefined ? {} : { dirtyBlocks, dirtyBytes: dirtyBlocks * 4096 }),
+        seenBy: hostName,
+        ageSeconds: Math.max(0, (Date.now() - replica.updatedAt) / 1000),
+      });
+    }
+  }
+  return rows;
+}
+
+async function historyRows(parts: HandlerParts, query: string): Promise<HistoryRow[]> {
+  const { metadata, peers, self, hostName } = parts;
+  const record = await metadata.domains.find(query);
+  if (record === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
+  const hops = await metadata.history.list(record.id);
+  const rows = hops.map((hop): HistoryRow => {
+    const hopReport = JSON.parse(hop.figures) as HopReport;
+    return {
+      generation: hop.generation + 1,
+      host: hop.to,
+      hostName: hop.to === self ? hostName : peers.nameOf(hop.to),
+      startedAt: new Date(hop.endedAt).toISOString(),
+      hop: hopReport,
+    };
+  });
+  return rows.reverse();
+}

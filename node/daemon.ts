@@ -1,0 +1,132 @@
+/**
+ * The daemon's composition root: builds the control process's parts, starts them in order, stops them in
+ * reverse. The control process holds the LevelDB, answers the CLI and the other hosts; its child, the data
+ * process, moves bytes (DESIGN §3), so that no disk on the move delays an answer.
+ */
+
+import { mkdirSync } from "node:fs";
+import { statfs } from "node:fs/promises";
+import { PROTOCOL_VERSION } from "../protocol/limits.ts";
+import { LevelMetadata } from "../storage/metadata.ts";
+import { apiHandlers } from "./api-handlers.ts";
+import { systemClock } from "./clock.ts";
+import type { NodeConfig } from "./config.ts";
+import type { MigrationSummary, Progress } from "./control/api.ts";
+import { ControlServer } from "./control/server.ts";
+import { DataProcess } from "./data/data-process.ts";
+import { keyFile } from "./data-folder.ts";
+import { hostPaths } from "./domains/host-paths.ts";
+import { nodeErrorOf } from "./errors.ts";
+import { loadOrCreateIdentity } from "./identity.ts";
+import { listenMultiaddr } from "./listen.ts";
+import { createLog, type LogLevel, stderrSink } from "./log.ts";
+import { Libp2pNetwork } from "./network/libp2p-network.ts";
+import { answerQuestions, type HostFacts } from "./peers/host-questions.ts";
+import { Peers } from "./peers/peers.ts";
+import { Placements } from "./peers/placements.ts";
+import { VERSION } from "./version.ts";
+
+/** Resolves when the daemon has stopped: by a signal, or because it was asked to. */
+export async function runDaemon(config: NodeConfig): Promise<void> {
+  const level = (process.env.SOJOURN_LOG as LogLevel | undefined) ?? "info";
+  const log = createLog({ level, sink: stderrSink }).child({ process: "control", host: config.name });
+  const paths = hostPaths(config.dataDir);
+  mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
+  const { privateKey, hostId } = await loadOrCreateIdentity(keyFile(config.dataDir));
+  const metadata = await LevelMetadata.open({ folder: paths.metadata }).catch((error: unknown) => {
+    throw nodeErrorOf(error);
+  });
+
+  const network = new Libp2pNetwork(
+    { privateKey, log },
+    {
+      role: "control",
+      listen: [listenMultiaddr(config.control.listen)],
+      ...(config.control.announce === undefined ? {} : { announce: [config.control.announce] }),
+    },
+  );
+  const clock = systemClock;
+  const peers = new Peers({ network, metadata, clock, log }, config.peers);
+  const placements = new Placements({ self: hostId, hostName: config.name, metadata, peers, clock });
+  const listeners = new Map<string, Set<(progress: Progress) => void>>();
+  const stopped = Promise.withResolvers<void>();
+  const data = new DataProcess(
+    { log, metadata, addressOf: (host) => peers.dataAddressOf(host) },
+    {
+      config,
+      onChanged: (domain) =>
+        void placements.update(domain).catch((error) => log.error("placement", { error })),
+      onProgress: (domain: string, progress: MigrationSummary) => {
+        for (const listener of listeners.get(domain) ?? []) listener(progress);
+      },
+      onFailure: (error) => stopped.reject(error),
+    },
+  );
+
+  const freeBytes = async (): Promise<number> => {
+    const { bavail, bsize } = await statfs(config.dataDir);
+    return bavail * bsize;
+  };
+  const facts = async (): Promise<HostFacts> => ({
+    host: hostId,
+    hostName: config.name,
+    version: VERSION,
+    protocolVersion: PROTOCOL_VERSION,
+    dataAddresses: [...data.addresses()],
+    domains: (await metadata.domains.list()).filter(({ owner }) => owner === hostId).length,
+    freeBytes: await freeBytes(),
+  });
+  const api = new ControlServer(
+    {
+      handlers: apiHandlers({
+        self: hostId,
+        hostName: config.name,
+        dataDir: config.dataDir,
+        startedAtMs: clock.wallMs(),
+        metadata,
+        peers,
+        data: () => data.service(),
+        addresses: () => network.addresses(),
+        freeBytes,
+        onProgress: (domain, listener) => {
+          const all = listeners.get(domain) ?? new Set();
+          listeners.set(domain, all.add(listener));
+          return () => all.delete(listener);
+        },
+        stop: () => stopped.resolve(),
+      }),
+      log,
+    },
+    { socketPath: config.api.socketPath },
+  );
+
+  const onSignal = (): void => stopped.resolve();
+  process.once("SIGTERM", onSignal);
+  process.once("SIGINT", onSignal);
+  // In this order: who may be asked must be able to answer.
+  const running: { stop(): Promise<void> }[] = [{ stop: () => metadata.close() }];
+  try {
+    await data.start();
+    running.push(data);
+    await network.start();
+    running.push(network);
+    await answerQuestions(network, {
+      facts,
+      placements: () => placements.all(),
+      announce: (peer, news) => peers.learn(peer, news),
+      probe: (domain, generation) => data.service().probe(domain, generation),
+    });
+    await placements.updateAll();
+    peers.start();
+    running.push(peers);
+    await api.start();
+    running.push(api);
+    log.info("daemon is up", { hostId, control: network.addresses(), data: data.addresses() });
+    await stopped.promise;
+  } finally {
+    process.off("SIGTERM", onSignal);
+    process.off("SIGINT", onSignal);
+    for (const part of running.reverse()) await part.stop();
+    log.info("daemon has stopped");
+  }
+}

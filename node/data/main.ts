@@ -1,0 +1,129 @@
+/**
+ * The data process: everything that touches bulk bytes (DESIGN §3). NBD exports, the bulk network, the stores,
+ * the migrations' machines. It is the control process's child, shares its key, and ends with it: what is
+ * durable lies in the other's LevelDB and in files beside the vbds, and the guests outlive both.
+ */
+
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Metadata } from "../../storage/metadata.ts";
+import { ExportRegistry } from "../../storage/nbd/export-registry.ts";
+import { NbdServer } from "../../storage/nbd/server.ts";
+import { systemClock } from "../clock.ts";
+import type { NodeConfig } from "../config.ts";
+import { keyFile } from "../data-folder.ts";
+import { HostDomains } from "../domains/host-domains.ts";
+import { hostPaths } from "../domains/host-paths.ts";
+import { FaultPoints } from "../fault-points.ts";
+import type { Hypervisor } from "../hypervisor/hypervisor.ts";
+import { WasmHypervisor } from "../hypervisor/wasm/wasm-hypervisor.ts";
+import { loadOrCreateIdentity } from "../identity.ts";
+import { listenMultiaddr } from "../listen.ts";
+import { createLog, stderrSink } from "../log.ts";
+import { Migrations } from "../migration/migrations.ts";
+import { Libp2pNetwork } from "../network/libp2p-network.ts";
+import { parentPort, Rpc } from "../rpc/rpc.ts";
+import { DataService, type DataServiceParts } from "./data-service.ts";
+
+/** What the control process serves to this one. */
+export type ControlSide = {
+  metadata: Metadata;
+  addressOf(host: string): Promise<string>;
+};
+
+export type DataReady = { addresses: readonly string[] };
+
+async function main(): Promise<void> {
+  const config = JSON.parse(process.env.SOJOURN_DATA_CONFIG ?? "{}") as NodeConfig;
+  const log = createLog({ level: logLevel(), sink: stderrSink }).child({
+    process: "data",
+    host: config.name,
+  });
+  const paths = hostPaths(config.dataDir);
+  mkdirSync(dirname(paths.nbdSocket), { recursive: true, mode: 0o700 });
+  const { privateKey, hostId } = await loadOrCreateIdentity(keyFile(config.dataDir));
+
+  const served: { service?: DataService } = {};
+  const rpc = new Rpc(parentPort(), served);
+  const control = rpc.remote<ControlSide>() as unknown as ControlSide;
+  const { metadata } = control;
+
+  const network = new Libp2pNetwork(
+    { privateKey, log },
+    {
+      role: "data",
+      listen: [listenMultiaddr(config.data.listen)],
+      ...(config.data.announce === undefined ? {} : { announce: [config.data.announce] }),
+    },
+  );
+  const faults = FaultPoints.fromEnvironment(process.env, {
+    enabled: config.faults,
+    pidsToKill: () => [process.ppid],
+    onFault: (fault) => log.warn("fault point fires", { point: fault.point, action: fault.action.type }),
+  });
+  const exports = new ExportRegistry();
+  const nbd = new NbdServer({ exports, log });
+  const wasm = new WasmHypervisor({ runDir: paths.runDir, log });
+  const hypervisors: ReadonlyMap<string, Hypervisor> = new Map([[wasm.kind, wasm]]);
+  const changed = (domain: string): void => rpc.notify("changed", domain);
+  const shared = {
+    self: hostId,
+    hostName: config.name,
+    paths,
+    metadata,
+    clock: systemClock,
+    log,
+    faults,
+    changed,
+  };
+  const domains = new HostDomains({ ...shared, hypervisors, exports });
+  const { migration } = config;
+  const migrations = new Migrations({
+    ...shared,
+    network,
+    domains,
+    limits: migration,
+    link: migration,
+    addressOf: (host) => control.addressOf(host),
+  });
+
+  const parts: DataServiceParts = {
+    ...shared,
+    domains,
+    migrations,
+    progress: (domain, progress) => rpc.notify("progress", { domain, progress }),
+    stop: async () => {
+      await migrations.stop();
+      await domains.stopAll();
+      await nbd.stop();
+      await network.stop();
+      process.disconnect?.();
+    },
+  };
+  served.service = new DataService(parts);
+
+  // Guests whose vbds are ours wait for their exports: first those, then the network.
+  await nbd.listen({ unixPath: paths.nbdSocket });
+  await network.start();
+  await domains.openOwned();
+  await migrations.start();
+  rpc.notify("ready", { addresses: network.addresses() } satisfies DataReady);
+}
+
+function logLevel(): "error" | "warn" | "info" | "debug" {
+  const level = process.env.SOJOURN_LOG;
+  return level === "error" || level === "warn" || level === "debug" ? level : "info";
+}
+
+// Without its other half this process can promise nothing: it ends, and the guests wait for the next one.
+process.on("disconnect", () => process.exit(0));
+process.on("SIGTERM", () => undefined);
+process.on("SIGINT", () => undefined);
+
+main().catch((error: unknown) => {
+  const { code = "INTERNAL", message } = error as { code?: string; message: string };
+  process.stderr.write(
+    `${JSON.stringify({ level: "error", message: "the data process cannot start", code, reason: message, stack: (error as Error).stack })}\n`,
+  );
+  process.exit(1);
+});

@@ -1,0 +1,123 @@
+/**
+ * What this host holds of a domain that wants to come here, and whether that can be believed. Looks only;
+ * nothing is changed by it. DESIGN §4 rule 7: an old copy is the asset, never an obstacle.
+ */
+
+import { existsSync } from "node:fs";
+import { statfs } from "node:fs/promises";
+import type { CopyAtDestination, DomainDescription, VbdDescription } from "../../protocol/messages.ts";
+import type { Generation } from "../../protocol/units.ts";
+import {
+  compareIdentity,
+  type FileIdentity,
+  findOpenElsewhere,
+  fingerprint,
+} from "../../storage/file-identity.ts";
+import type { Metadata } from "../../storage/metadata.ts";
+import { sizeOfPath } from "../../storage/path-size.ts";
+import type { ReplicaRecord, VbdRecord } from "../../storage/records.ts";
+import { NodeError } from "../errors.ts";
+import type { HostPaths } from "./host-paths.ts";
+
+export type CopiesParts = { metadata: Metadata; paths: HostPaths; self: string; hostName: string };
+
+/**
+ * Throws the refusal (NOT_OWNER, VBD_SIZE_MISMATCH, VBD_BUSY, DESTINATION_FULL); `bytesNeeded` is what the
+ * source would send at most.
+ */
+export async function examineCopies(
+  { metadata, paths, self, hostName }: CopiesParts,
+  {
+    domain,
+    generation,
+    bytesNeeded,
+  }: { domain: DomainDescription; generation: Generation; bytesNeeded: number },
+): Promise<CopyAtDestination[]> {
+  const known = await metadata.domains.get(domain.id);
+  if (known !== undefined && (known.generation > generation || known.owner === self)) {
+    throw new NodeError("NOT_OWNER", {
+      domain: domain.name,
+      owner: known.owner === self ? hostName : known.owner,
+      generation: known.generation,
+    });
+  }
+  const namesake = known === undefined ? await metadata.domains.find(domain.name) : undefined;
+  if (namesake !== undefined && namesake.name === domain.name) {
+    throw new NodeError("DOMAIN_EXISTS", { name: domain.name, domain: namesake.id });
+  }
+  const replica = await metadata.replicas.get(domain.id, self);
+  const copies: CopyAtDestination[] = [];
+  for (const vbd of domain.vbds) {
+    const record = await metadata.vbds.get(domain.id, vbd.name);
+    copies.push(await examineCopy({ paths, hostName }, { domain, vbd, record, replica }));
+  }
+  if (copies.some(({ kind }) => kind === "none")) await refuseWithoutSpace({ paths, hostName, bytesNeeded });
+  return copies;
+}
+
+async function examineCopy(
+  { paths, hostName }: { paths: HostPaths; hostName: string },
+  {
+    domain,
+    vbd,
+    record,
+    replica,
+  }: {
+    domain: DomainDescription;
+    vbd: VbdDescription;
+    record: VbdRecord | undefined;
+    replica: ReplicaRecord | undefined;
+  },
+): Promise<CopyAtDestination> {
+  const path = record?.path ?? paths.vbdFile(domain.id, vbd.name);
+  if (!existsSync(path)) {
+    return { kind: "none" };
+  }
+  const sizeBytes = sizeOfPath(path);
+  if (sizeBytes !== vbd.sizeBytes) {
+    throw new NodeError("VBD_SIZE_MISMATCH", {
+      vbd: `${domain.name}/${vbd.name} (${path} on ${hostName})`,
+      sizeBytes: vbd.sizeBytes,
+      foundBytes: sizeBytes,
+    });
+  }
+  const holders = await findOpenElsewhere(path);
+  const holder = holders[0];
+  if (holder !== undefined) {
+    throw new NodeError("VBD_BUSY", {
+      vbd: `${domain.name}/${vbd.name} (${path} on ${hostName})`,
+      holder: `process ${holder.pid} (${holder.command}), which has it open for writing`,
+    });
+  }
+  if (record === undefined || replica === undefined) {
+    return { kind: "unknown", reason: "this host has no record of what the file is" };
+  }
+  if (replica.state !== "whole")
+    return { kind: "unknown", reason: replica.reason ?? `the replica is ${replica.state}` };
+  if (record.identity === undefined) return { kind: "unknown", reason: "it was not closed in order" };
+  const identity = record.identity as unknown as FileIdentity;
+  const difference = compareIdentity(identity, await fingerprint(path, { seed: identity.seed }));
+  if (difference !== undefined)
+    return { kind: "unknown", reason: `it was modified by someone else: ${difference}` };
+  return { kind: "replica", generation: replica.generation };
+}
+
+async function refuseWithoutSpace({
+  paths,
+  hostName,
+  bytesNeeded,
+}: {
+  paths: HostPaths;
+  hostName: string;
+  bytesNeeded: number;
+}): Promise<void> {
+  const { bavail, bsize } = await statfs(paths.dataDir);
+  const freeBytes = bavail * bsize;
+  if (freeBytes < bytesNeeded) {
+    throw new NodeError("DESTINATION_FULL", {
+      host: hostName,
+      neededBytes: bytesNeeded,
+      freeBytes,
+    });
+  }
+}

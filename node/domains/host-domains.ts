@@ -1,0 +1,370 @@
+/**
+ * The domains of this host: their vbds, their attachments, their hypervisor. A domain runs here only under
+ * the generation that the journal gives this host (DESIGN §4 rule 5), also after a restart.
+ *
+ * Work on one domain is done one at a time: `exclusive`. A migration holds no lock while it runs; it is asked
+ * for by name before anything else is done with its domain.
+ */
+
+import { randomBytes, randomUUID } from "node:crypto";
+import { copyFileSync, existsSync, rmSync, statSync } from "node:fs";
+import { isAbsolute } from "node:path";
+import type { DomainDescription } from "../../protocol/messages.ts";
+import { blockCountOf } from "../../protocol/units.ts";
+import { FdByteFile } from "../../storage/byte-file.ts";
+import { DirtyLog } from "../../storage/dirty-log.ts";
+import { FileBlockStore } from "../../storage/file-block-store.ts";
+import { type FileIdentity, findOpenElsewhere, fingerprint } from "../../storage/file-identity.ts";
+import type { Metadata } from "../../storage/metadata.ts";
+import type { ExportRegistry } from "../../storage/nbd/export-registry.ts";
+import { sizeOfPath } from "../../storage/path-size.ts";
+import type { DomainRecord, VbdRecord } from "../../storage/records.ts";
+import type { Attachment } from "../attachment/attachment.ts";
+import { NbdAttachment, type NbdAttachmentOptions, type NbdVbd } from "../attachment/nbd-attachment.ts";
+import type { Clock } from "../clock.ts";
+import type { CreateParams } from "../control/api.ts";
+import { NodeError } from "../errors.ts";
+import type { DomainSpec, Hypervisor } from "../hypervisor/hypervisor.ts";
+import type { Log } from "../log.ts";
+import { generationContexts } from "./generation-contexts.ts";
+import { currentBootId, type HostPaths, makeDomainFolder } from "./host-paths.ts";
+
+export type HostDomainsParts = {
+  self: string;
+  hostName: string;
+  paths: HostPaths;
+  metadata: Metadata;
+  hypervisors: ReadonlyMap<string, Hypervisor>;
+  exports: ExportRegistry;
+  clock: Clock;
+  log: Log;
+  /** A domain's record changed: those who watch placement look again. */
+  changed(domain: string): void;
+};
+
+export class HostDomains {
+  readonly #parts: HostDomainsParts;
+  readonly #attachments = new Map<string, NbdAttachment>();
+  readonly #turns = new Map<string, Promise<unknown>>();
+  readonly bootId = currentBootId();
+
+  constructor(parts: HostDomainsParts) {
+    this.#parts = parts;
+  }
+
+  /** Runs `work` when nothing else is being done with the domain. */
+  async exclusive<T>(domain: string, work: () => Promise<T>): Promise<T> {
+    const before = this.#turns.get(domain) ?? Promise.resolve();
+    const turn = before.then(work, work);
+    const settled = turn.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#turns.set(domain, settled);
+    try {
+      return await turn;
+    } finally {
+      if (this.#turns.get(domain) === settled) this.#turns.delete(domain);
+    }
+  }
+
+  hypervisor(kind: string): Hypervisor {
+    const hypervisor = this.#parts.hypervisors.get(kind);
+    if (hypervisor === undefined) {
+      throw new NodeError("HYPERVISOR_UNSUPPORTED", { host: this.#parts.hostName, hypervisor: kind });
+    }
+    return hypervisor;
+  }
+
+  /** Throws DOMAIN_UNKNOWN, DOMAIN_ELSEWHERE. */
+  async mine(query: string): Promise<DomainRecord> {
+    const { metadata, self } = this.#parts;
+    const record = await metadata.domains.find(query);
+    if (record === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
+    if (record.owner !== self)
+      throw new NodeError("DOMAIN_ELSEWHERE", { domain: record.name, host: record.owner });
+    return record;
+  }
+
+  attachment(domain: string): Attachment | undefined {
+    return this.#attachments.get(domain);
+  }
+
+  /**
+   * After a start of the daemon: exports the vbds of every domain that this host owns and that has a process.
+   * Those that a migration left undecided are the migrations' to open.
+   */
+  async openOwned(): Promise<void> {
+    const { metadata, self, log } = this.#parts;
+    const incoming = new Set(
+      (await metadata.journal.list()).flatMap(({ role, domain, record }) =>
+        role === "destination" && record.phase === "owner" ? [domain] : [],
+      ),
+    );
+    for (const record of await metadata.domains.list()) {
+      if (record.owner !== self || incoming.has(record.id)) continue;
+      try {
+        const { state } = await this.hypervisor(record.hypervisor).status(record.id);
+        if (state !== "shutoff") await this.open(record);
+        else if (record.state === "running") await this.#setState(record, "crashed");
+      } catch (error) {
+        log.error("a domain's vbds could not be exported", {
+          domain: record.id,
+          reason: error instanceof Error ? error.message : String(error),
+        });
+      }
+    }
+  }
+
+  // Life and death.
+
+  async create(params: CreateParams): Promise<DomainRecord> {
+    const { metadata, paths, self, clock } = this.#parts;
+    const hypervisor = this.hypervisor(params.hypervisor);
+    const namesake = await metadata.domains.find(params.name);
+    if (namesake !== undefined && namesake.name === params.name) {
+      throw new NodeError("DOMAIN_EXISTS", { name: params.name, domain: namesake.id });
+    }
+    const id = randomUUID();
+    makeDomainFolder(paths, id);
+    const vbds: VbdRecord[] = [];
+    const created: string[] = [];
+    try {
+      for (const request of params.vbds) vbds.push(await this.#createVbd(id, request, created));
+      const record: DomainRecord = {
+        id,
+        name: params.name,
+        hypervisor: params.hypervisor,
+        memoryBytes: params.memoryBytes,
+        config: params.config,
+        vbds: vbds.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
+        generation: 1,
+        owner: self,
+        state: "running",
+        createdAt: clock.wallMs(),
+      };
+      await this.startGeneration(record, vbds);
+      // The record first: a domain that runs and that nobody knows could run twice.
+      await metadata.journal.commit({ domain: record, vbds });
+      await this.open(record);
+      await hypervisor.start(this.spec(record, vbds));
+      this.#parts.changed(id);
+      return record;
+    } catch (error) {
+      await this.#attachments.get(id)?.close();
+      this.#attachments.delete(id);
+      await hypervisor.destroy(id).catch(() => undefined);
+      for (const path of created) rmSync(path, { force: true });
+      await metadata.domains.remove(id, { sync: true });
+      throw error;
+    }
+  }
+
+  async #createVbd(
+    domain: string,
+    { name, sizeBytes, path, image }: CreateParams["vbds"][number],
+    created: string[],
+  ): Promise<VbdRecord> {
+    const exportToken = randomBytes(16).toString("hex");
+    if (path !== undefined) {
+      if (!isAbsolute(path)) throw new NodeError("USAGE", { reason: `${path} has to be an absolute path` });
+      if (!existsSync(path)) throw new NodeError("USAGE", { reason: `there is no ${path}` });
+      const holder = (await findOpenElsewhere(path))[0];
+      if (holder !== undefined) {
+        throw new NodeError("VBD_BUSY", { vbd: path, holder: `process ${holder.pid} (${holder.command})` });
+      }
+      return { domain, name, path, sizeBytes: sizeOfPath(path), exportToken };
+    }
+    const file = this.#parts.paths.vbdFile(domain, name);
+    if (image !== undefined) {
+      if (!existsSync(image)) throw new NodeError("USAGE", { reason: `there is no ${image}` });
+      created.push(file);
+      copyFileSync(image, file);
+      return { domain, name, path: file, sizeBytes: statSync(file).size, exportToken };
+    }
+    if (sizeBytes === undefined || sizeBytes === 0) {
+      throw new NodeError("USAGE", { reason: `vbd ${name} needs a size, a path or an image` });
+    }
+    created.push(file);
+    await FileBlockStore.create(file, { sizeBytes }).close();
+    return { domain, name, path: file, sizeBytes, exportToken };
+  }
+
+  async start(query: string): Promise<DomainRecord> {
+    const found = await this.mine(query);
+    return this.exclusive(found.id, async () => {
+      const record = await this.mine(found.id);
+      const hypervisor = this.hypervisor(record.hypervisor);
+      const { state } = await hypervisor.status(record.id);
+      if (state === "running") return record;
+      if (state === "suspended") await hypervisor.resume(record.id);
+      else {
+        if (!this.#attachments.has(record.id)) await this.open(record);
+        await hypervisor.start(this.spec(record, await this.vbdsOf(record)));
+      }
+      return this.#setState(record, "running");
+    });
+  }
+
+  async stop(query: string): Promise<DomainRecord> {
+    const found = await this.mine(query);
+    return this.exclusive(found.id, async () => {
+      const record = await this.mine(found.id);
+      await this.hypervisor(record.hypervisor).shutdown(record.id);
+      await this.close(record.id);
+      return this.#setState(record, "stopped");
+    });
+  }
+
+  /** Ends the domain at once, as pulling its plug would. Its record and its vbds stay; `start` boots it again. */
+  async destroy(query: string): Promise<DomainRecord> {
+    const found = await this.mine(query);
+    return this.exclusive(found.id, async () => {
+      const record = await this.mine(found.id);
+      await this.hypervisor(record.hypervisor).destroy(record.id);
+      await this.close(record.id);
+      return this.#setState(record, "stopped");
+    });
+  }
+
+  async #setState(record: DomainRecord, state: DomainRecord["state"]): Promise<DomainRecord> {
+    const next = { ...record, state };
+    await this.#parts.metadata.journal.commit({ domain: next });
+    this.#parts.changed(record.id);
+    return next;
+  }
+
+  // Attachments.
+
+  /** Exports the domain's vbds under the generation that this host owns. */
+  async open(record: DomainRecord, incoming?: NbdAttachmentOptions["incoming"]): Promise<NbdAttachment> {
+    const { exports, metadata, self, hostName } = this.#parts;
+    if (record.owner !== self) {
+      throw new NodeError("NOT_OWNER", {
+        domain: record.name,
+        owner: record.owner,
+        generation: record.generation,
+      });
+    }
+    const open = this.#attachments.get(record.id);
+    if (open !== undefined) return open;
+    const vbds = await this.vbdsOf(record);
+    const attachment = await NbdAttachment.open({
+      vbds: vbds.map((vbd) => this.#nbdVbd(record, vbd)),
+      generation: record.generation,
+      bootId: this.bootId,
+      exports,
+      ...(incoming === undefined ? {} : { incoming }),
+      contexts: await generationContexts(metadata, record),
+    });
+    // Opened for writing: what was known of the files is no longer true until they are closed in order.
+    await metadata.journal.commit({ vbds: vbds.map(({ identity: _identity, ...vbd }) => vbd) });
+    this.#attachments.set(record.id, attachment);
+    this.#parts.log.info("vbds exported", {
+      domain: record.id,
+      generation: record.generation,
+      host: hostName,
+    });
+    return attachment;
+  }
+
+  async close(domain: string): Promise<void> {
+    const attachment = this.#attachments.get(domain);
+    this.#attachments.delete(domain);
+    await attachment?.close();
+  }
+
+  /** Empty logs for the record's generation, durable before the first write can come. */
+  async startGeneration(record: DomainRecord, vbds: readonly VbdRecord[]): Promise<void> {
+    const { paths } = this.#parts;
+    makeDomainFolder(paths, record.id);
+    for (const { name, sizeBytes } of vbds) {
+      const path = paths.dirtyLog(record.id, name);
+      const options = {
+        generation: record.generation,
+        bootId: this.bootId,
+        blockCount: blockCountOf(sizeBytes),
+      };
+      if (await isLogOf(path, options)) continue;
+      const file = existsSync(path) ? FdByteFile.open(path) : FdByteFile.create(path);
+      await (await DirtyLog.create(file, options)).close({ clean: true });
+    }
+  }
+
+  /** The vbds of a domain, in its order. */
+  async vbdsOf(record: Pick<DomainRecord, "id" | "vbds">): Promise<VbdRecord[]> {
+    const known = await this.#parts.metadata.vbds.list(record.id);
+    return record.vbds.map(({ name }) => {
+      const vbd = known.find((candidate) => candidate.name === name);
+      if (vbd === undefined)
+        throw new NodeError("INTERNAL", { reason: `no record of vbd ${name} of ${record.id}` });
+      return vbd;
+    });
+  }
+
+  /** Closes the vbds and notes what their files are now: the replica that a later migration comes back to. */
+  async identify(record: Pick<DomainRecord, "id" | "vbds">): Promise<VbdRecord[]> {
+    await this.close(record.id);
+    const vbds = await this.vbdsOf(record);
+    return Promise.all(
+      vbds.map(async (vbd) => {
+        const seed = randomBytes(4).readUInt32BE(0);
+        const identity: FileIdentity = await fingerprint(vbd.path, { seed });
+        return { ...vbd, identity: { ...identity } };
+      }),
+    );
+  }
+
+  describe(record: DomainRecord): DomainDescription {
+    const { id, name, hypervisor, memoryBytes, config, vbds } = record;
+    return { id, name, hypervisor, memoryBytes, config, vbds };
+  }
+
+  /** How the hypervisor reaches the vbds under `generation`. */
+  spec(domain: DomainDescription & { generation: number }, vbds: readonly VbdRecord[]): DomainSpec {
+    const { id, name, memoryBytes, config, generation } = domain;
+    return {
+      id,
+      name,
+      memoryBytes,
+      config,
+      vbds: vbds.map((vbd) => ({
+        name: vbd.name,
+        sizeBytes: vbd.sizeBytes,
+        socketPath: this.#parts.paths.nbdSocket,
+        exportName: exportNameOf(vbd, generation),
+      })),
+    };
+  }
+
+  #nbdVbd(record: DomainRecord, vbd: VbdRecord): NbdVbd {
+    const { paths } = this.#parts;
+    return {
+      name: vbd.name,
+      path: vbd.path,
+      sizeBytes: vbd.sizeBytes,
+      exportName: exportNameOf(vbd, record.generation),
+      dirtyLogPath: paths.dirtyLog(record.id, vbd.name),
+      presenceLogPath: paths.presenceLog(record.id, vbd.name),
+    };
+  }
+
+  async stopAll(): Promise<void> {
+    for (const domain of [...this.#attachments.keys()]) await this.close(domain);
+  }
+}
+
+export function exportNameOf({ name, exportToken }: VbdRecord, generation: number): string {
+  return `${name}-${generation}-${exportToken}`;
+}
+
+async function isLogOf(
+  path: string,
+  options: { generation: number; bootId: string; blockCount: number },
+): Promise<boolean> {
+  if (!existsSync(path)) return false;
+  const opened = await DirtyLog.open(FdByteFile.open(path), options);
+  if (!opened.trusted) return false;
+  await opened.log.close({ clean: true });
+  return true;
+}

@@ -1,0 +1,351 @@
+/**
+ * Runs the destination's half of one migration on real parts. It performs the effects of
+ * `protocol/destination.ts` and answers with events; every decision is made there. The source dials: a
+ * session is given to the driver, and a newer one takes the place of an older one.
+ */
+
+import type { BlockBitmap } from "../../protocol/block-bitmap.ts";
+import type {
+  DestinationContext,
+  DestinationEffect,
+  DestinationEvent,
+  DestinationRecord,
+  DestinationState,
+} from "../../protocol/destination.ts";
+import { step } from "../../protocol/destination.ts";
+import type { GenerationLogEntry } from "../../protocol/generation-log.ts";
+import type {
+  CopyAtDestination,
+  DomainDescription,
+  MigrationId,
+  ReplicaNote,
+  RungChoice,
+  SourceMessage,
+} from "../../protocol/messages.ts";
+import type { Generation } from "../../protocol/units.ts";
+import { digestsOf } from "../../storage/digests.ts";
+import type { Attachment, Copies } from "../attachment/attachment.ts";
+import type { FaultPoints } from "../fault-points.ts";
+import type { IncomingMemory } from "../hypervisor/hypervisor.ts";
+import type { Log } from "../log.ts";
+import { IncomingStream } from "./incoming-stream.ts";
+import { MachineDriver } from "./machine-driver.ts";
+import { type Session, toError } from "./session.ts";
+
+/** What is to be kept of a handover: the log travels with the domain. */
+export type PreparedState = {
+  generation: Generation;
+  log: readonly GenerationLogEntry[];
+  replicas: readonly ReplicaNote[];
+  written: readonly BlockBitmap[];
+};
+
+export type Examination =
+  | { copies: readonly CopyAtDestination[] }
+  | { refused: { code: string; reason: string } };
+
+export type DestinationParts = {
+  log: Log;
+  faults: FaultPoints;
+  examine(domain: DomainDescription, generation: Generation): Promise<Examination>;
+  /** The copies as stores to be written to, not yet exported to any domain. */
+  openCopies(domain: DomainDescription, choices: readonly RungChoice[]): Promise<Copies>;
+  closeCopies(copies: Copies | undefined): Promise<void>;
+  /** Durable when it resolves; ownership, log and replica labels change with it. */
+  persist(record: DestinationRecord, prepared: PreparedState | undefined): Promise<void>;
+  forget(): Promise<void>;
+  prepareMemory(domain: DomainDescription): Promise<IncomingMemory>;
+  /** Ends a domain that was being received, also one of an earlier process of this daemon. */
+  discardMemory(domain: DomainDescription | undefined): Promise<void>;
+  /** Makes `missing` durable, beside the copies. */
+  keepMissing(copies: Copies, missing: readonly BlockBitmap[]): Promise<void>;
+  /** Exports the vbds under `generation`, tracked from the first write on, and lets the domain run. */
+  resume(
+    copies: Copies | undefined,
+    generation: Generation,
+    hooks: { needBlocks: (event: DestinationEvent) => void; nothingMissing: () => void },
+  ): Promise<Attachment>;
+  changed(state: DestinationState): void;
+};
+
+/** Bytes of blocks that were read from the socket and not yet stored. A peer that sends on is not read. */
+const UNSTORED_BYTES_MAX = 32 << 20;
+
+export class DestinationDriver {
+  readonly migration: MigrationId;
+  readonly context: DestinationContext;
+  readonly #parts: DestinationParts;
+  readonly #machine: MachineDriver<DestinationState, DestinationEvent, DestinationEffect>;
+  readonly domain: DomainDescription;
+  #session: Session<SourceMessage> | undefined;
+  #copies: Copies | undefined;
+  #incoming: IncomingStream | undefined;
+  #prepared: PreparedState | undefined;
+  readonly #storing = new Set<Promise<unknown>>();
+  #unstoredBytes = 0;
+  #roomMade: (() => void) | undefined;
+
+  constructor(
+    migration: MigrationId,
+    initial: DestinationState,
+    domain: DomainDescription,
+    context: DestinationContext,
+    parts: DestinationParts,
+  ) {
+    this.migration = migration;
+    this.context = context;
+    this.domain = domain;
+    this.#parts = parts;
+    this.#machine = new MachineDriver(initial, {
+      step: (state, event) => step(state, event, context),
+      perform: (effect) => this.#perform(effect),
+      changed: (state) => this.#changed(state),
+      failed: (error, state) => this.#failed(error, state),
+    });
+  }
+
+  get state(): DestinationState {
+    return this.#machine.state;
+  }
+
+  async start(effects: readonly DestinationEffect[]): Promise<void> {
+    await this.#machine.begin(effects);
+    this.#parts.changed(this.state);
+  }
+
+  /** A new session speaks for the source; an older one is lost with all that was in flight. */
+  attach(session: Session<SourceMessage>): void {
+    this.#session?.end(new Error("the source opened another session"));
+    session.setVbds(this.domain.vbds.map(({ sizeBytes }) => sizeBytes));
+    this.#session = session;
+  }
+
+  detached(session: Session<SourceMessage>): void {
+    if (this.#session !== session) return;
+    this.#session = undefined;
+    this.#machine.post({ type: "peer-lost" });
+  }
+
+  /** Resolves when there is room for the next message. */
+  async received(session: Session<SourceMessage>, message: SourceMessage): Promise<void> {
+    if (this.#session !== session) return;
+    if (message.type === "blocks") this.#unstoredBytes += message.data.length;
+    this.#machine.post({ type: "received", message });
+    while (this.#unstoredBytes > UNSTORED_BYTES_MAX && this.#session === session) {
+      await new Promise<void>((resolve) => {
+        this.#roomMade = resolve;
+      });
+    }
+  }
+
+  /** The source's memory stream. Resolves when the channel ended. */
+  async readMemory(attempt: number, offset: number, frames: AsyncIterable<Uint8Array>): Promise<void> {
+    const incoming = this.#incoming;
+    if (incoming === undefined || incoming.attempt !== attempt || offset > incoming.taken) {
+      throw new Error(`no memory stream ${attempt} is expected at offset ${offset}`);
+    }
+    await incoming.read(frames);
+  }
+
+  /** Its source has given this attempt up: as if it had said so. Resolves when it is tidied up. */
+  async abandon(reason: string): Promise<void> {
+    const { migration } = this;
+    this.#session?.end(new Error(reason));
+    this.#machine.post({ type: "received", message: { type: "abort", migration, reason } });
+    await this.#machine.idle();
+  }
+
+  async stop(): Promise<void> {
+    this.#session?.end(new Error("the daemon stops"));
+    await this.#machine.stop();
+  }
+
+  async #perform(effect: DestinationEffect): Promise<void> {
+    const parts = this.#parts;
+    switch (effect.type) {
+      case "send":
+        return this.#send(effect);
+      case "examine":
+        return this.#later(async () => {
+          const found = await parts.examine(effect.domain, effect.generation);
+          return "refused" in found ? { type: "refused", ...found.refused } : { type: "examined", ...found };
+        });
+      case "open-copies":
+        this.#copies = await parts.openCopies(this.domain, effect.choices);
+        return;
+      case "close-copies": {
+        const copies = this.#copies;
+        this.#copies = undefined;
+        return parts.closeCopies(copies);
+      }
+      case "digest":
+        return this.#digest(effect);
+      case "store-blocks":
+        return this.#store(effect);
+      case "begin-memory":
+        return this.#beginMemory(effect.attempt);
+      case "discard-memory":
+        return this.#discardMemory();
+      case "load":
+        return this.#load(effect);
+      case "make-durable":
+        return this.#makeDurable(effect);
+      case "persist":
+        return this.#persist(effect.record);
+      case "resume-domain":
+        return this.#resume(effect.generation);
+      case "report-missing": {
+        const copies = this.#open();
+        this.#machine.post({ type: "missing", blocks: copies.missing() });
+        for (const waiting of copies.waitedFor()) this.#machine.post({ type: "need-blocks", ...waiting });
+        return;
+      }
+      case "flush":
+        return this.#later(async () => {
+          await this.#open().flush();
+          return { type: "flushed", counts: this.#open().counts() };
+        });
+      case "forget":
+        return parts.forget();
+      case "drop-link":
+        return this.#session?.end(new Error(effect.reason));
+    }
+  }
+
+  async #send({ message }: Extract<DestinationEffect, { type: "send" }>): Promise<void> {
+    this.#session?.send(message);
+    if (message.type === "prepared") await this.#parts.faults.point("destination-prepared");
+    if (message.type === "resumed") await this.#parts.faults.point("destination-resumed");
+  }
+
+  #digest({ vbd, level, start, count }: Extract<DestinationEffect, { type: "digest" }>): void {
+    this.#later(async () => {
+      const digests = await digestsOf(this.#open().store(vbd), { level, start, count });
+      return { type: "digests", vbd, level, start, digests };
+    });
+  }
+
+  #store({ message }: Extract<DestinationEffect, { type: "store-blocks" }>): void {
+    const { ticket, vbd, runs, zeroes, data, purpose } = message;
+    const work = async (): Promise<DestinationEvent> => {
+      const { faults } = this.#parts;
+      await faults.point(purpose === "precopy" ? "destination-receiving" : "destination-postcopy");
+      await this.#open().arrive(vbd, { runs, zeroes, data });
+      return { type: "blocks-stored", ticket };
+    };
+    const storing = work().finally(() => {
+      this.#storing.delete(storing);
+      this.#unstoredBytes -= data.length;
+      this.#roomMade?.();
+    });
+    this.#storing.add(storing);
+    this.#later(() => storing);
+  }
+
+  #beginMemory(attempt: number): void {
+    this.#later(async () => {
+      const memory = await this.#parts.prepareMemory(this.domain);
+      this.#incoming = new IncomingStream(
+        { attempt, memory },
+        { onTaken: (offset) => this.#machine.post({ type: "memory-taken", attempt, offset }) },
+      );
+      return { type: "memory-ready", attempt };
+    });
+  }
+
+  async #discardMemory(): Promise<void> {
+    const incoming = this.#incoming;
+    this.#incoming = undefined;
+    await incoming?.memory.discard();
+    await this.#parts.discardMemory(this.domain);
+  }
+
+  #load({ attempt, memoryBytes }: Extract<DestinationEffect, { type: "load" }>): void {
+    const incoming = this.#incoming;
+    if (incoming === undefined) throw new Error("no memory stream was begun");
+    this.#later(
+      async () => {
+        await incoming.memory.loaded(memoryBytes);
+        incoming.report();
+        return { type: "loaded", attempt };
+      },
+      () => this.#incoming === incoming,
+    );
+  }
+
+  #makeDurable(effect: Extract<DestinationEffect, { type: "make-durable" }>): void {
+    const { attempt, generation, log, replicas, written, missing } = effect;
+    this.#prepared = { generation, log, replicas, written };
+    this.#later(async () => {
+      const copies = this.#open();
+      await Promise.all(this.#storing);
+      await copies.flush();
+      await this.#parts.keepMissing(copies, missing);
+      return { type: "durable", attempt };
+    });
+  }
+
+  async #persist(record: DestinationRecord): Promise<void> {
+    const { faults } = this.#parts;
+    if (record.phase === "prepared") await faults.point("destination-before-prepared-persist");
+    if (record.phase === "owner") await faults.point("destination-handover-received");
+    if (record.phase === "synchronised") await faults.point("destination-before-synchronised-persist");
+    await this.#parts.persist(record, this.#prepared);
+    if (record.phase === "prepared") await faults.point("destination-after-prepared-persist");
+    if (record.phase === "owner") await faults.point("destination-owner-persisted");
+  }
+
+  #resume(generation: Generation): void {
+    this.#later(async () => {
+      this.#copies = await this.#parts.resume(this.#copies, generation, {
+        needBlocks: (event) => this.#machine.post(event),
+        nothingMissing: () => this.#machine.post({ type: "nothing-missing" }),
+      });
+      this.#incoming = undefined;
+      this.#machine.post({ type: "domain-resumed" });
+      // After `domain-resumed`: only then is post-copy there to hear it.
+      if (this.#copies.missing().every((bitmap) => bitmap.population === 0)) {
+        this.#machine.post({ type: "nothing-missing" });
+      }
+      return undefined;
+    });
+  }
+
+  #open(): Copies {
+    if (this.#copies === undefined) throw new Error("the copies are not open");
+    return this.#copies;
+  }
+
+  /** Begins something that takes long; its event, or its failure while it is `wanted`, comes later. */
+  #later(work: () => Promise<DestinationEvent | undefined>, wanted: () => boolean = () => true): void {
+    void work().then(
+      (event) => {
+        if (event !== undefined) this.#machine.post(event);
+      },
+      (error) => {
+        if (wanted()) this.#machine.post(this.#failure(error));
+      },
+    );
+  }
+
+  #failure(error: unknown): DestinationEvent {
+    const { code = "DESTINATION_FAILED" } = error as { code?: string };
+    const reason = toError(error).message;
+    this.#parts.log.error("an effect failed", { source: this.context.source, code, reason });
+    return { type: "failed", code, reason };
+  }
+
+  #changed(state: DestinationState): void {
+    this.#parts.changed(state);
+  }
+
+  /** A step threw. The machine decides by phase what a failure means; a peer that broke the rules is dropped. */
+  #failed(error: unknown, state: DestinationState): DestinationEvent | undefined {
+    const failure = this.#failure(error);
+    this.#parts.log.warn("the session ends", { phase: state.phase });
+    const isPeers = (error as { code?: string }).code?.startsWith("PROTOCOL_") ?? false;
+    if (!isPeers) return failure;
+    this.#session?.end(toError(error));
+    return undefined;
+  }
+}

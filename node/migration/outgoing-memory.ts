@@ -1,0 +1,109 @@
+/**
+ * The hypervisor's live stream on its way out: cut into chunks, kept until the destination's hypervisor has
+ * taken them, sent again from there after a lost link. At most `retainedBytesMax` are kept; then the
+ * hypervisor waits, and the guest runs on.
+ */
+
+import { MEMORY_CHUNK_SIZE_MAX } from "../../protocol/limits.ts";
+import type { OutgoingMemory } from "../hypervisor/hypervisor.ts";
+import type { Channel } from "../network/network.ts";
+import { codec } from "./session.ts";
+
+/** A few round trips at 10 Gbit/s and 10 ms; also what a lost link costs to send again. */
+const RETAINED_BYTES_MAX = 16 << 20;
+
+export type MemoryRelayHooks = {
+  onLost: (error: unknown) => void;
+};
+
+type Chunk = { offset: number; data: Uint8Array };
+
+export class MemoryRelay {
+  readonly #source: OutgoingMemory;
+  readonly #onLost: (error: unknown) => void;
+  readonly #retained: Chunk[] = [];
+  #retainedBytes = 0;
+  /** Offset after the last byte taken from the hypervisor. */
+  #produced = 0;
+  /** Index into `#retained` of the next chunk to send on the current channel. */
+  #next = 0;
+  #channel: Channel | undefined;
+  #stopped = false;
+  // Producer and sender wait for the same thing: that something changed. Each looks again.
+  readonly #waiters: (() => void)[] = [];
+
+  constructor(source: OutgoingMemory, hooks: MemoryRelayHooks) {
+    this.#source = source;
+    this.#onLost = hooks.onLost;
+  }
+
+  /** Takes the hypervisor's bytes until its stream ends. Rejects when the stream fails. */
+  async produce(): Promise<void> {
+    for await (const bytes of this.#source.stream) {
+      for (let from = 0; from < bytes.length; from += MEMORY_CHUNK_SIZE_MAX) {
+        const data = bytes.subarray(from, from + MEMORY_CHUNK_SIZE_MAX);
+        this.#retained.push({ offset: this.#produced, data });
+        this.#produced += data.length;
+        this.#retainedBytes += data.length;
+        this.#wakeUp();
+        while (this.#retainedBytes >= RETAINED_BYTES_MAX && !this.#stopped) await this.#change();
+      }
+      if (this.#stopped) return;
+    }
+  }
+
+  /** Sends on `channel` from `offset` on, until the channel is lost or another one takes over. */
+  async sendOn(channel: Channel, offset: number): Promise<void> {
+    this.#channel = channel;
+    this.#next = 0;
+    this.forget(offset);
+    try {
+      while (this.#channel === channel && !this.#stopped) {
+        const chunk = this.#retained[this.#next];
+        if (chunk === undefined) {
+          await this.#change();
+          continue;
+        }
+        this.#next += 1;
+        for (const frame of codec.encode({ type: "memory", ...chunk })) await channel.send(frame);
+      }
+    } catch (error) {
+      if (this.#channel === channel && !this.#stopped) this.#onLost(error);
+    }
+  }
+
+  /** The destination's hypervisor took everything before `offset`. */
+  forget(offset: number): void {
+    let chunk = this.#retained[0];
+    while (chunk !== undefined && chunk.offset < offset) {
+      const { data } = chunk;
+      if (chunk.offset + data.length > offset) {
+        // Taken in part: the rest is what a reconnect has to begin with.
+        const taken = offset - chunk.offset;
+        if (this.#next > 0) break;
+        this.#retained[0] = { offset, data: data.subarray(taken) };
+        this.#retainedBytes -= taken;
+        break;
+      }
+      this.#retained.shift();
+      this.#next = Math.max(0, this.#next - 1);
+      this.#retainedBytes -= data.length;
+      chunk = this.#retained[0];
+    }
+    this.#wakeUp();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#channel = undefined;
+    this.#wakeUp();
+  }
+
+  #change(): Promise<void> {
+    return new Promise((resolve) => this.#waiters.push(resolve));
+  }
+
+  #wakeUp(): void {
+    for (const resolve of this.#waiters.splice(0)) resolve();
+  }
+}

@@ -1,0 +1,233 @@
+/** One migration out of this host: its driver, its attachment, its report, and who listens to its progress. */
+
+import type { BlockBitmap } from "../../protocol/block-bitmap.ts";
+import type { SourceContext, SourceEffect, SourceRecord, SourceState } from "../../protocol/source.ts";
+import type { Metadata } from "../../storage/metadata.ts";
+import type { DomainRecord } from "../../storage/records.ts";
+import type { Attachment } from "../attachment/attachment.ts";
+import { CopyAttachment } from "../attachment/copy-attachment.ts";
+import { FencedAttachment } from "../attachment/fenced-attachment.ts";
+import type { Clock } from "../clock.ts";
+import type { HopReport, MigrationSummary, Progress } from "../control/api.ts";
+import type { HostDomains } from "../domains/host-domains.ts";
+import type { FaultPoints } from "../fault-points.ts";
+import type { Log } from "../log.ts";
+import type { Network } from "../network/network.ts";
+import { sourceCommit } from "./source-commits.ts";
+import { hasEnded, SourceDriver, type SourceOptions } from "./source-driver.ts";
+
+export type OutgoingParts = {
+  self: string;
+  hostName: string;
+  network: Network;
+  domains: HostDomains;
+  metadata: Metadata;
+  clock: Clock;
+  log: Log;
+  faults: FaultPoints;
+  limits: Pick<
+    SourceContext,
+    "inFlightBlocksMax" | "iterationsMax" | "totalSentFactorMax" | "remainingBlocksToFreeze" | "hotSendsMax"
+  >;
+  link: Omit<SourceOptions, "address">;
+  /** The bulk listener of a host of the cluster. Throws when nobody knows it. */
+  addressOf(host: string): Promise<string>;
+  changed(domain: string): void;
+};
+
+export type Outcome =
+  | { kind: "completed"; report: HopReport }
+  | { kind: "cancelled" | "failed" | "undecided" | "unfinished"; reason: string };
+
+const PROGRESS_EVERY_MS = 250;
+
+export class OutgoingMigration {
+  readonly context: SourceContext;
+  /** When it is known where the domain is, for whoever asked for the migration. */
+  readonly settled: Promise<Outcome>;
+  /** When the peer has heard all there is to hear. */
+  readonly ended: Promise<void>;
+  readonly #parts: OutgoingParts;
+  readonly #domain: DomainRecord;
+  readonly #to: string;
+  readonly #settle = Promise.withResolvers<Outcome>();
+  readonly #end = Promise.withResolvers<void>();
+  readonly #listeners = new Set<(progress: Progress) => void>();
+  readonly #startedAtMs: number;
+  #driver: SourceDriver | undefined;
+  readonly #initial: SourceState;
+  #written: readonly BlockBitmap[] | undefined;
+  #lastProgressMs = 0;
+  #lastPhase: SourceState["phase"] | undefined;
+  #cancelReason: string | undefined;
+
+  constructor(
+    parts: OutgoingParts,
+    { domain, context, to }: { domain: DomainRecord; context: SourceContext; to: string },
+    initial: SourceState,
+  ) {
+    this.#parts = parts;
+    this.#domain = domain;
+    this.context = context;
+    this.#to = to;
+    this.#initial = initial;
+    this.settled = this.#settle.promise;
+    this.ended = this.#end.promise;
+    this.#startedAtMs = parts.clock.wallMs();
+  }
+
+  get state(): SourceState {
+    return this.#driver?.state ?? this.#initial;
+  }
+
+  /** Not yet known where the domain will be, or blocks are still on their way. */
+  get isUndecided(): boolean {
+    const { phase } = this.state;
+    return phase !== "aborting" && phase !== "aborted" && phase !== "finishing" && phase !== "completed";
+  }
+
+  async start(effects: readonly SourceEffect[]): Promise<void> {
+    const { domains, log, faults, clock, network } = this.#parts;
+    const { context } = this;
+    const attachment = await this.#attachment();
+    const driver = new SourceDriver(
+      this.#initial,
+      context,
+      {
+        network,
+        hypervisor: domains.hypervisor(context.domain.hypervisor),
+        attachment,
+        clock,
+        log: log.child({ migration: context.migration, domain: context.domain.id }),
+        faults,
+        persist: (record) => this.#persist(record),
+        forget: () => this.#parts.metadata.journal.remove(context.migration),
+        keepReplica: (generation) => this.#keepReplica(generation, attachment),
+        fenced: (written) => {
+          this.#written = written;
+        },
+        changed: (state) => this.#changed(state),
+      },
+      { ...this.#parts.link, address: () => this.#parts.addressOf(context.destination) },
+    );
+    this.#driver = driver;
+    await driver.start(effects);
+  }
+
+  cancel(reason: string): void {
+    this.#cancelReason = reason;
+    this.#driver?.cancel(reason);
+  }
+
+  async stop(): Promise<void> {
+    await this.#driver?.stop();
+    const { phase } = this.state;
+    const kind = phase === "handing-over" ? "undecided" : phase === "post-copy" ? "unfinished" : "failed";
+    this.#settle.resolve({ kind, reason: "the daemon was stopped" });
+  }
+
+  onProgress(listener: (progress: Progress) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  summary(): MigrationSummary | undefined {
+    const progress = this.#driver?.meter.progress(this.state);
+    if (progress === undefined) return undefined;
+    return {
+      ...progress,
+      migration: this.context.migration,
+      fromName: this.#parts.hostName,
+      toName: this.#to,
+    };
+  }
+
+  /** What the copier reads: the domain's own export, or, once it lives elsewhere, the bare files. */
+  async #attachment(): Promise<Attachment> {
+    const { domains, self } = this.#parts;
+    if (this.#domain.owner === self) return domains.attachment(this.#domain.id) ?? domains.open(this.#domain);
+    return new FencedAttachment(
+      CopyAttachment.open(await domains.vbdsOf(this.#domain)),
+      this.context.generation,
+    );
+  }
+
+  async #persist(record: SourceRecord): Promise<void> {
+    const { metadata, self, clock } = this.#parts;
+    const domain = (await metadata.domains.get(this.#domain.id)) ?? this.#domain;
+    const facts = { self, nowMs: clock.wallMs(), domain, context: this.context, written: this.#written };
+    await metadata.journal.commit(sourceCommit(record, facts));
+    if (record.phase === "handed-over") this.#parts.changed(this.#domain.id);
+  }
+
+  /** The files are closed; what they are now is what a later migration must find. */
+  async #keepReplica(generation: number, attachment: Attachment): Promise<void> {
+    const { domains, metadata, self, clock } = this.#parts;
+    await attachment.close();
+    const { id } = this.#domain;
+    const replica = {
+      domain: id,
+      host: self,
+      generation,
+      updatedAt: clock.wallMs(),
+      state: "whole" as const,
+    };
+    await metadata.journal.commit({ vbds: await domains.identify(this.#domain), replicas: [replica] });
+  }
+
+  #changed(state: SourceState): void {
+    const { clock, log } = this.#parts;
+    const now = clock.nowMs();
+    const isNewPhase = state.phase !== this.#lastPhase;
+    if (isNewPhase)
+      log.info("phase changed", {
+        migration: this.context.migration,
+        from: this.#lastPhase,
+        to: state.phase,
+      });
+    this.#lastPhase = state.phase;
+    if (this.#driver !== undefined && (isNewPhase || now - this.#lastProgressMs >= PROGRESS_EVERY_MS)) {
+      this.#lastProgressMs = now;
+      const progress = this.#driver.meter.progress(state);
+      for (const listener of this.#listeners) listener(progress);
+    }
+    if (state.phase === "finishing" || state.phase === "completed") void this.#completed();
+    if (state.phase === "aborting" || state.phase === "aborted") {
+      const kind = this.#cancelReason === undefined ? "failed" : "cancelled";
+      this.#settle.resolve({ kind, reason: state.reason });
+    }
+    if (hasEnded(state)) this.#end.resolve();
+  }
+
+  async #completed(): Promise<void> {
+    const { context } = this;
+    const report: HopReport = {
+      migration: context.migration,
+      domain: context.domain.name,
+      from: this.#parts.hostName,
+      to: this.#to,
+      generation: context.generation + 1,
+      ...this.#driver!.meter.report(),
+    };
+    this.#settle.resolve({ kind: "completed", report });
+    if (this.#reported) return;
+    this.#reported = true;
+    const { metadata, self, clock } = this.#parts;
+    await metadata.history.add(
+      {
+        migration: context.migration,
+        domain: context.domain.id,
+        from: self,
+        to: context.destination,
+        generation: context.generation,
+        startedAt: this.#startedAtMs,
+        endedAt: clock.wallMs(),
+        outcome: "completed",
+        figures: JSON.stringify(report),
+      },
+      { sync: false },
+    );
+  }
+
+  #reported = false;
+}

@@ -1,0 +1,85 @@
+/**
+ * One connection's worth of a migration: the main channel with its codec and outbox. A session ends once,
+ * with `onLost`; the next one is another object, so nothing of an old link can speak for a new one.
+ */
+
+import { crc32 } from "node:zlib";
+import type { Message } from "../../protocol/messages.ts";
+import { createCodec, type Decoder } from "../../protocol/wire.ts";
+import type { Channel } from "../network/network.ts";
+import { Outbox } from "./outbox.ts";
+
+export const codec = createCodec({ crc32: (bytes, seed) => crc32(bytes, seed) });
+
+export type SessionListener<M extends Message> = {
+  /** Awaited before the next message is read: a peer that sends more than we take is not read further. */
+  received(message: M): void | Promise<void>;
+  lost(error: Error): void;
+};
+
+/** `M`: what the peer may send. */
+export class Session<M extends Message> {
+  readonly channel: Channel;
+  readonly #decoder: Decoder<M>;
+  readonly #outbox: Outbox;
+  readonly #listener: SessionListener<M>;
+  #ended = false;
+
+  constructor(
+    channel: Channel,
+    listener: SessionListener<M>,
+    { decoder, vbdSizesBytes }: { decoder: Decoder<M>; vbdSizesBytes?: readonly number[] },
+  ) {
+    this.channel = channel;
+    this.#listener = listener;
+    this.#decoder = decoder;
+    if (vbdSizesBytes !== undefined) this.#decoder.setVbds(vbdSizesBytes);
+    this.#outbox = new Outbox(channel, { onError: (error) => this.end(toError(error)) });
+  }
+
+  /** Reads until the channel ends. Errors of the peer end the session and reach `lost`. */
+  async read(frames: AsyncIterable<Uint8Array> = this.channel.frames()): Promise<void> {
+    try {
+      for await (const frame of frames) {
+        const message = this.#decoder.decode(frame);
+        if (message !== undefined) await this.#listener.received(message);
+        if (this.#ended) return;
+      }
+      this.end(new Error("the peer ended the session"));
+    } catch (error) {
+      this.end(toError(error));
+    }
+  }
+
+  setVbds(sizesBytes: readonly number[]): void {
+    this.#decoder.setVbds(sizesBytes);
+  }
+
+  send(message: Message): void {
+    this.#outbox.push(() => codec.encode(message));
+  }
+
+  /** `make` is called when its turn has come. */
+  sendLater(make: () => Message | Promise<Message>, options: { urgent: boolean }): void {
+    this.#outbox.push(async () => codec.encode(await make()), options);
+  }
+
+  /** Lets what is queued leave, then ends our side of the channel. */
+  async finish(): Promise<void> {
+    await this.#outbox.drained();
+    await this.channel.close().catch(() => undefined);
+  }
+
+  /** Ends the session at once; `lost` is called the first time. */
+  end(error: Error): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#outbox.close();
+    this.channel.abort(error);
+    this.#listener.lost(error);
+  }
+}
+
+export function toError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}

@@ -1,0 +1,459 @@
+/**
+ * Runs the source's half of one migration on real parts: sockets, stores, hypervisor, journal. It performs
+ * the effects of `protocol/source.ts` and answers with events; every decision is made there.
+ *
+ * The link: the driver dials while the machine wants a peer, waits longer after each failure, and gives a
+ * connection up when the peer has not answered a ping for `stallTimeoutMs`. Nothing else is timed.
+ */
+
+import type { BlockBitmap } from "../../protocol/block-bitmap.ts";
+import { ProtocolError } from "../../protocol/errors.ts";
+import { MEMORY_PROTOCOL, MIGRATION_PROTOCOL } from "../../protocol/limits.ts";
+import type { DestinationMessage } from "../../protocol/messages.ts";
+import type {
+  SourceContext,
+  SourceEffect,
+  SourceEvent,
+  SourceRecord,
+  SourceState,
+} from "../../protocol/source.ts";
+import { isBeforeHandover, step } from "../../protocol/source.ts";
+import { blockCountOf } from "../../protocol/units.ts";
+import { allocatedNonZeroBlocks, digestsOf } from "../../storage/digests.ts";
+import type { Attachment } from "../attachment/attachment.ts";
+import type { Clock } from "../clock.ts";
+import type { FaultPoints } from "../fault-points.ts";
+import type { Hypervisor, OutgoingMemory } from "../hypervisor/hypervisor.ts";
+import type { Log } from "../log.ts";
+import type { Connection, Network } from "../network/network.ts";
+import { readBlocks } from "./block-reader.ts";
+import { differingDigests } from "./differing-digests.ts";
+import { MachineDriver } from "./machine-driver.ts";
+import { MemoryRelay } from "./outgoing-memory.ts";
+import { codec, Session, toError } from "./session.ts";
+import { SourceMeter } from "./source-figures.ts";
+
+export type SourceParts = {
+  network: Network;
+  hypervisor: Hypervisor;
+  attachment: Attachment;
+  clock: Clock;
+  log: Log;
+  faults: FaultPoints;
+  /** Durable when it resolves; ownership and replica labels change with it. */
+  persist(record: SourceRecord): Promise<void>;
+  forget(): Promise<void>;
+  /** The vbds become the replica of `generation`: closed, and known again by their identity. */
+  keepReplica(generation: number): Promise<void>;
+  /** What the generation wrote, once no more can be added: the log's next entry. */
+  fenced(written: readonly BlockBitmap[]): void;
+  /** After every step. */
+  changed(state: SourceState): void;
+};
+
+export type SourceOptions = {
+  /** The destination's bulk listener. Asked for again at each dial: it may move. */
+  address(): Promise<string>;
+  stallTimeoutMs: number;
+  reconnectDelayMs: { min: number; max: number };
+};
+
+export class SourceDriver {
+  readonly context: SourceContext;
+  readonly meter: SourceMeter;
+  readonly #parts: SourceParts;
+  readonly #options: SourceOptions;
+  readonly #machine: MachineDriver<SourceState, SourceEvent, SourceEffect>;
+  #session: Session<DestinationMessage> | undefined;
+  #memory: { attempt: number; source: OutgoingMemory; relay: MemoryRelay } | undefined;
+  #memoryLink: Connection | undefined;
+  readonly #stopping = new AbortController();
+  #linking: Promise<void> = Promise.resolve();
+  #freezeAttempt = 0;
+
+  constructor(initial: SourceState, context: SourceContext, parts: SourceParts, options: SourceOptions) {
+    this.context = context;
+    this.#parts = parts;
+    this.#options = options;
+    this.meter = new SourceMeter(
+      parts.clock,
+      context.domain.vbds.map(({ sizeBytes }) => blockCountOf(sizeBytes)),
+    );
+    this.#machine = new MachineDriver(initial, {
+      step: (state, event) => step(state, event, context),
+      perform: (effect) => this.#perform(effect),
+      changed: (state) => this.#changed(state),
+      failed: (error, state) => this.#failed(error, state),
+    });
+  }
+
+  get state(): SourceState {
+    return this.#machine.state;
+  }
+
+  /** Performs what a start or a restore asks for, then keeps the link up until the migration ended. */
+  async start(effects: readonly SourceEffect[]): Promise<void> {
+    await this.#machine.begin(effects);
+    this.#parts.changed(this.state);
+    this.#linking = this.#keepLinked();
+  }
+
+  cancel(reason: string): void {
+    this.#machine.post({ type: "cancel", reason });
+  }
+
+  /** Ends the driver, not the migration: the journal knows where it stands. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#session?.end(new Error("the daemon stops"));
+    await this.#linking;
+    await this.#machine.stop();
+    await this.#memoryLink?.close();
+    this.#memory?.relay.stop();
+  }
+
+  // The link.
+
+  async #keepLinked(): Promise<void> {
+    const { min, max } = this.#options.reconnectDelayMs;
+    let delayMs = min;
+    while (!this.#stopping.signal.aborted && !hasEnded(this.state)) {
+      const lived = await this.#oneSession();
+      delayMs = lived ? min : Math.min(max, delayMs * 2);
+      if (this.#stopping.signal.aborted || hasEnded(this.state)) return;
+      await wait(delayMs, this.#stopping.signal);
+    }
+  }
+
+  /** Dials, talks until the link is lost. Returns whether there was a session at all. */
+  async #oneSession(): Promise<boolean> {
+    const { log, network } = this.#parts;
+    let connection: Connection | undefined;
+    try {
+      connection = await network.dial(await this.#options.address(), this.#stopping.signal);
+      const channel = await connection.open(MIGRATION_PROTOCOL, this.#stopping.signal);
+      this.meter.connected("disk", connection);
+      const lost = Promise.withResolvers<void>();
+      const session = new Session(
+        channel,
+        {
+          received: (message) => this.#machine.post({ type: "received", message }),
+          lost: (error) => {
+            log.info("link lost", { migration: this.context.migration, reason: error.message });
+            lost.resolve();
+          },
+        },
+        {
+          decoder: codec.decodeDestination(),
+          vbdSizesBytes: this.context.domain.vbds.map(({ sizeBytes }) => sizeBytes),
+        },
+      );
+      this.#session = session;
+      this.#machine.post({ type: "connected" });
+      const watch = this.#watchForStall(connection, session);
+      await Promise.race([session.read(), lost.promise]);
+      await watch.stop();
+      return true;
+    } catch (error) {
+      log.debug("no link", { migration: this.context.migration, reason: toError(error).message });
+      return false;
+    } finally {
+      if (this.#session !== undefined) {
+        this.#session = undefined;
+        this.#machine.post({ type: "peer-lost" });
+      }
+      await this.#closeMemoryLink();
+      await connection?.close().catch(() => undefined);
+    }
+  }
+
+  /** A peer that does not answer at all is lost, however open the socket looks. */
+  #watchForStall(connection: Connection, session: Session<DestinationMessage>): { stop(): Promise<void> } {
+    const stopped = new AbortController();
+    const { stallTimeoutMs } = this.#options;
+    const run = async (): Promise<void> => {
+      while (!stopped.signal.aborted) {
+        try {
+          await connection.ping(AbortSignal.any([stopped.signal, AbortSignal.timeout(stallTimeoutMs)]));
+        } catch {
+          if (!stopped.signal.aborted) session.end(new Error(`no answer for ${stallTimeoutMs} ms`));
+          return;
+        }
+        await wait(stallTimeoutMs / 4, stopped.signal);
+      }
+    };
+    const running = run();
+    return {
+      stop: async () => {
+        stopped.abort();
+        await running;
+      },
+    };
+  }
+
+  // Effects.
+
+  async #perform(effect: SourceEffect): Promise<void> {
+    const { attachment, hypervisor } = this.#parts;
+    switch (effect.type) {
+      case "send":
+        return this.#send(effect);
+      case "send-blocks":
+        return this.#sendBlocks(effect);
+      case "persist":
+        return this.#persist(effect.record);
+      case "forget":
+        return this.#parts.forget();
+      case "start-tracking":
+        this.#machine.post({
+          type: "tracking",
+          attempt: effect.attempt,
+          atMs: this.#parts.clock.nowMs(),
+          vbds: attachment.startRounds(),
+        });
+        return;
+      case "stop-tracking":
+        return attachment.stopRounds();
+      case "collect-dirty": {
+        const blocks = attachment.takeRound();
+        this.meter.dirtied(blocks);
+        this.#machine.post({
+          type: "dirty",
+          attempt: effect.attempt,
+          atMs: this.#parts.clock.nowMs(),
+          blocks,
+        });
+        return;
+      }
+      case "scan-allocated":
+        return this.#later(async () => {
+          const blocks = await allocatedNonZeroBlocks(attachment.store(effect.vbd));
+          return { type: "allocated", attempt: effect.attempt, vbd: effect.vbd, blocks };
+        });
+      case "compare-digests":
+        return this.#later(() => this.#compare(effect));
+      case "begin-memory":
+        return this.#later(() => this.#beginMemory(effect.attempt));
+      case "resume-memory":
+        return this.#later(() => this.#linkMemory(effect.attempt, effect.offset));
+      case "forget-memory":
+        return this.#memory?.relay.forget(effect.offset);
+      case "cancel-memory":
+        return this.#cancelMemory();
+      case "freeze-domain":
+        return this.#freeze(effect.attempt);
+      case "fence":
+        return this.#fence(effect.attempt);
+      case "unfence":
+        return attachment.unfence();
+      case "thaw-domain":
+        this.meter.thawed();
+        await this.#memory?.source.thaw();
+        return;
+      case "unfreeze-domain":
+        this.meter.thawed();
+        return this.#unfreeze();
+      case "destroy-remains":
+        await this.#parts.faults.point("source-resumed");
+        this.#memory?.relay.stop();
+        await this.#memory?.source.cancel().catch(() => undefined);
+        this.#memory = undefined;
+        await this.#closeMemoryLink();
+        return hypervisor.destroy(this.context.domain.id);
+      case "keep-replica":
+        return this.#parts.keepReplica(effect.generation);
+      case "drop-link":
+        this.#session?.end(new Error(effect.reason));
+        return;
+    }
+  }
+
+  async #persist(record: SourceRecord): Promise<void> {
+    const { faults, persist } = this.#parts;
+    if (record.phase === "handed-over") await faults.point("source-before-handover-persist");
+    await persist(record);
+    if (record.phase === "completed") await faults.point("source-completed");
+    if (record.phase === "handed-over") await faults.point("source-after-handover-persist");
+  }
+
+  async #send({ message }: Extract<SourceEffect, { type: "send" }>): Promise<void> {
+    const { faults } = this.#parts;
+    if (message.type === "prepare") await faults.point("source-frozen");
+    this.#session?.send(message);
+    if (message.type === "handover") await faults.point("source-handover-sent");
+  }
+
+  #sendBlocks({ ticket, purpose, vbd, runs }: Extract<SourceEffect, { type: "send-blocks" }>): void {
+    const store = this.#parts.attachment.store(vbd);
+    this.#session?.sendLater(
+      async () => {
+        await this.#parts.faults.point(purpose === "precopy" ? "source-precopy" : "source-postcopy");
+        this.meter.blocksSent(vbd, runs);
+        return readBlocks(store, { ticket, purpose, vbd, runs });
+      },
+      { urgent: purpose === "pull" },
+    );
+  }
+
+  async #compare(effect: Extract<SourceEffect, { type: "compare-digests" }>): Promise<SourceEvent> {
+    const { attempt, vbd, level, start, count, digests } = effect;
+    const ours = await digestsOf(this.#parts.attachment.store(vbd), { level, start, count });
+    return {
+      type: "compared",
+      attempt,
+      vbd,
+      level,
+      start,
+      count,
+      differing: differingDigests(ours, digests, start),
+    };
+  }
+
+  async #freeze(attempt: number): Promise<void> {
+    const memory = this.#memory;
+    if (memory === undefined) throw new Error("there is no memory stream to end");
+    this.#freezeAttempt = attempt;
+    this.meter.frozen();
+    await memory.source.freeze();
+    this.#machine.post({ type: "domain-frozen", attempt });
+    this.#later(
+      async () => {
+        return { type: "memory-ended", attempt, memoryBytes: await memory.source.ended() };
+      },
+      () => this.#freezeAttempt === attempt,
+    );
+  }
+
+  async #fence(attempt: number): Promise<void> {
+    const { dirty, written } = await this.#parts.attachment.fence();
+    this.meter.dirtied(dirty);
+    this.#parts.fenced(written);
+    this.#machine.post({ type: "fenced", attempt, dirty, written });
+  }
+
+  /** Also after a restart, when nothing is known of a memory stream: the guest's process is asked. */
+  async #unfreeze(): Promise<void> {
+    const { hypervisor } = this.#parts;
+    const { id } = this.context.domain;
+    await this.#cancelMemory();
+    const { state } = await hypervisor.status(id);
+    if (state === "suspended") await hypervisor.resume(id);
+  }
+
+  // The memory stream.
+
+  async #beginMemory(attempt: number): Promise<undefined> {
+    await this.#parts.faults.point("source-memory-copy");
+    const source = await this.#parts.hypervisor.migrateOut(this.context.domain.id);
+    const relay = new MemoryRelay(source, {
+      onLost: (error) => this.#session?.end(toError(error)),
+    });
+    this.#memory = { attempt, source, relay };
+    source.onRound(({ converged }) => this.#machine.post({ type: "memory-round", attempt, converged }));
+    this.#later(
+      async () => {
+        await relay.produce();
+        return undefined;
+      },
+      () => this.#memory?.relay === relay,
+    );
+    await this.#linkMemory(attempt, 0);
+    return undefined;
+  }
+
+  async #linkMemory(attempt: number, offset: number): Promise<undefined> {
+    const session = this.#session;
+    const memory = this.#memory;
+    if (session === undefined || memory === undefined) return undefined;
+    try {
+      const connection = await this.#parts.network.dial(await this.#options.address(), this.#stopping.signal);
+      this.#memoryLink = connection;
+      this.meter.connected("memory", connection);
+      const channel = await connection.open(MEMORY_PROTOCOL, this.#stopping.signal);
+      const { migration } = this.context;
+      for (const frame of codec.encode({ type: "memory-open", migration, attempt, offset })) {
+        await channel.send(frame);
+      }
+      void memory.relay.sendOn(channel, offset);
+    } catch (error) {
+      // Without a memory stream the session is worth nothing: begin the next one.
+      session.end(toError(error));
+    }
+    return undefined;
+  }
+
+  async #cancelMemory(): Promise<void> {
+    const memory = this.#memory;
+    this.#memory = undefined;
+    this.#freezeAttempt = -1;
+    memory?.relay.stop();
+    await memory?.source.cancel();
+    await this.#closeMemoryLink();
+  }
+
+  async #closeMemoryLink(): Promise<void> {
+    const link = this.#memoryLink;
+    this.#memoryLink = undefined;
+    await link?.close().catch(() => undefined);
+  }
+
+  // Events.
+
+  /** Begins something that takes long; its event (or its failure, while it is `wanted`) comes later. */
+  #later(work: () => Promise<SourceEvent | undefined>, wanted: () => boolean = () => true): void {
+    void work().then(
+      (event) => {
+        if (event !== undefined) this.#machine.post(event);
+      },
+      (error) => {
+        if (!wanted() || this.#stopping.signal.aborted) return;
+        this.#parts.log.error("an effect failed", {
+          migration: this.context.migration,
+          reason: toError(error).message,
+        });
+        this.#machine.post({ type: "failed", reason: toError(error).message });
+      },
+    );
+  }
+
+  #changed(state: SourceState): void {
+    this.meter.observe(state);
+    this.#parts.changed(state);
+    if (hasEnded(state)) void this.#leave();
+  }
+
+  /** The migration ended: the last message leaves, then the session does. */
+  async #leave(): Promise<void> {
+    const session = this.#session;
+    await session?.finish();
+    session?.end(new Error("the migration has ended"));
+  }
+
+  /** Before the handover an error ends the attempt; after it, it ends the link, and the next one goes on. */
+  #failed(error: unknown, state: SourceState): SourceEvent | undefined {
+    const { log } = this.#parts;
+    const reason = toError(error).message;
+    const who = error instanceof ProtocolError ? "the peer broke the protocol" : "a step failed";
+    log.error(who, { migration: this.context.migration, phase: state.phase, reason });
+    if (isBeforeHandover(state)) return { type: "failed", reason };
+    this.#session?.end(toError(error));
+    return undefined;
+  }
+}
+
+export function hasEnded(state: SourceState): boolean {
+  return state.phase === "completed" || state.phase === "aborted";
+}
+
+async function wait(ms: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise<void>((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
+  });
+}
