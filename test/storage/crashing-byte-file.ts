@@ -66,7 +66,10 @@ export class CrashingByteFile implements ByteFile {
     const lengths = new Map([...this.#versions].map(([sector, versions]) => [sector, versions.length]));
     return new Promise((resolve, reject) => {
       const complete = (): void => {
-        if (this.dead) return reject(new Crash("killed in a sync"));
+        if (this.dead) {
+          reject(new Crash("killed in a sync"));
+          return;
+        }
         this.#sizeBytesSynced = Math.max(this.#sizeBytesSynced, sizeBytes);
         for (const [sector, length] of lengths) this.#forget(sector, length);
         resolve();
