@@ -256,6 +256,22 @@ describe("the wire form of a block-bitmap", () => {
     );
   });
 
+  it("is refused with runs where the bits are shorter", () => {
+    expect(() => BlockBitmap.decode(Uint8Array.of(1, 1, 0, 0, 3, 0), 19)).toThrow(/longer than the bits/);
+  });
+
+  it("is refused as soon as the set takes more memory than the receiver allows", () => {
+    const blockCount = 100 * CHUNK_BLOCKS;
+    const sparse = new BlockBitmap(blockCount);
+    for (let block = 0; block < blockCount; block += CHUNK_BLOCKS) sparse.add(block);
+    const encoded = sparse.encode();
+    expect(encoded.length).toBeLessThan(500);
+    const { allocatedBytes } = sparse;
+    expect(BlockBitmap.decode(encoded, blockCount, allocatedBytes).equals(sparse)).toBe(true);
+    expect(() => BlockBitmap.decode(encoded, blockCount, allocatedBytes - 1)).toThrow(ProtocolError);
+    expect(() => BlockBitmap.decode(Uint8Array.of(), BLOCK_COUNT_MAX, 1 << 20)).toThrow(ProtocolError);
+  });
+
   it("is the only one: whatever decodes encodes to the same octets", () => {
     const segment = fc.oneof(
       fc.uint8Array({ maxLength: 12 }),

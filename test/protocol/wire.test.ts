@@ -353,6 +353,32 @@ describe("a receiver refuses", () => {
     expect(codeOf(() => decoder.decode(frame(type, 0, body)))).toBe(code);
   });
 
+  it("more blocks than a message may have, in runs that are within their limits", () => {
+    const decoders = [codec.decodeSource(), codec.decodeDestination()] as const;
+    for (const decoder of decoders) decoder.setVbds([2 ** 30]);
+    const [source, destination] = decoders;
+    const run200 = [0xc7, 0x01];
+    const blocks = (octets: number[]) => frame(0x0004, 0, [1, 1, 0, /* no data */ 0, ...octets]);
+    expect(source.decode(blocks([1, 0, ...run200]))).toMatchObject({ zeroes: [{ start: 0, count: 200 }] });
+    expect(codeOf(() => source.decode(blocks([2, 0, ...run200, 0, ...run200])))).toBe("PROTOCOL_BAD_FIELD");
+    const both = frame(0x0004, 0, [
+      1,
+      1,
+      0,
+      1,
+      0,
+      ...run200,
+      1,
+      ...run200,
+      ...run200,
+      ...new Uint8Array(200 * 4096),
+    ]);
+    expect(codeOf(() => source.decode(both))).toBe("PROTOCOL_BAD_FIELD");
+    expect(codeOf(() => destination.decode(frame(0x0109, 0, [0, 1, 0, 0x80, 0x80, 0x08])))).toBe(
+      "PROTOCOL_BAD_FIELD",
+    );
+  });
+
   it("two vbds of one name, too many vbds, and one over the limit", () => {
     const [begin] = EXAMPLES.begin;
     const vbd = { name: "a", sizeBytes: 4096 };
