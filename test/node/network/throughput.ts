@@ -19,12 +19,14 @@ const silent = { debug: () => {}, info: () => {}, warn: () => {} };
 
 type Result = { seconds: number; receiver: number; sender: number };
 
-async function network(): Promise<Libp2pNetwork> {
+/** A control host speaks Noise, a data host TLS. */
+const ROLES = { noise: "control", tls: "data" } as const;
+type Kind = keyof typeof ROLES;
+
+async function network(kind: Kind): Promise<Libp2pNetwork> {
+  const role = ROLES[kind];
   const privateKey = await generateKeyPair("Ed25519");
-  const host = new Libp2pNetwork(
-    { privateKey, log: silent },
-    { listen: ["/ip4/127.0.0.1/tcp/0"], role: "data" },
-  );
+  const host = new Libp2pNetwork({ privateKey, log: silent }, { listen: ["/ip4/127.0.0.1/tcp/0"], role });
   await host.start();
   return host;
 }
@@ -50,7 +52,7 @@ async function receive(kind: string): Promise<void> {
     process.send!({ address: String((server.address() as AddressInfo).port) });
     return;
   }
-  const host = await network();
+  const host = await network(kind as Kind);
   await host.handle(PROTOCOL, async (channel) => {
     start = process.cpuUsage();
     for await (const _ of channel.frames()) {
@@ -108,26 +110,28 @@ async function main(): Promise<void> {
   const count = Math.round((mebibytes * 1024) / frameKib);
   const gigabytes = (count * frame.byteLength) / 1e9;
   const raw = await receiver("raw");
-  const channel = await receiver("channel");
-  const host = await network();
+  const ends = await Promise.all(
+    (["noise", "tls"] as const).map(async (kind) => ({
+      kind,
+      ...(await receiver(kind)),
+      host: await network(kind),
+    })),
+  );
+  const report = (name: string, { seconds, sender, receiver: theirs }: Result, beside: Result): void => {
+    const rate = ((gigabytes * 1000) / seconds).toFixed(0).padStart(5);
+    const ratio = (beside.seconds / seconds).toFixed(2);
+    const cpu = [sender, theirs, sender + theirs].map((spent) => (spent / gigabytes).toFixed(2)).join(" / ");
+    console.log(`${name.padEnd(6)} ${rate} MB/s  ${ratio} x raw  CPU s/GB send / receive / both: ${cpu}`);
+  };
   for (let round = 0; round < rounds; round++) {
     const beside = await measure(raw.child, () => sendRaw(Number(raw.address), frame, count));
-    const ours = await measure(channel.child, () => sendChannel(host, channel.address, frame, count));
-    for (const [name, { seconds, sender, receiver: theirs }] of Object.entries({
-      raw: beside,
-      channel: ours,
-    })) {
-      const rate = ((gigabytes * 1000) / seconds).toFixed(0).padStart(5);
-      const ratio = (beside.seconds / seconds).toFixed(2);
-      const cpu = [sender, theirs, sender + theirs]
-        .map((spent) => (spent / gigabytes).toFixed(2))
-        .join(" / ");
-      console.log(`${name.padEnd(8)} ${rate} MB/s  ${ratio} x raw  CPU s/GB send / receive / both: ${cpu}`);
+    report("raw", beside, beside);
+    for (const { kind, child, address, host } of ends) {
+      report(kind, await measure(child, () => sendChannel(host, address, frame, count)), beside);
     }
   }
-  raw.child.kill();
-  channel.child.kill();
-  await host.stop();
+  for (const { child } of [raw, ...ends]) child.kill();
+  await Promise.all(ends.map(({ host }) => host.stop()));
 }
 
 if (process.argv[2] === "--receive") await receive(process.argv[3]!);
