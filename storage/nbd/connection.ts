@@ -81,7 +81,7 @@ export class NbdConnection implements Receiver {
 
   received(bytes: Buffer, length: number): void {
     if (this.#requests !== undefined) this.#requests.received(bytes, length);
-    else this.#negotiate(bytes.subarray(0, length));
+    else if (this.#handshake.phase !== "closed") this.#negotiate(bytes.subarray(0, length));
   }
 
   #negotiate(bytes: Buffer): void {
