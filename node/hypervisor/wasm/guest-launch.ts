@@ -2,6 +2,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { open, readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { HypervisorError, type HypervisorErrorDetail } from "../errors.ts";
@@ -12,7 +13,13 @@ export type Launched = { pid: number; streamPath?: string };
 const READY_FD = 3;
 const LOG_TAIL_CHARS = 600;
 
-export async function launchGuest(folder: DomainFolder): Promise<Launched> {
+export type GuestExit = { code: number | null; signal: string | null };
+
+/** `onExit` is told how the process ended, if we still live then. */
+export async function launchGuest(
+  folder: DomainFolder,
+  { onExit }: { onExit: (exit: GuestExit) => void },
+): Promise<Launched> {
   const log = await open(folder.logPath, "a");
   // The same file that we are: TypeScript in a checkout, JavaScript where it was built.
   const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
@@ -24,8 +31,9 @@ export async function launchGuest(folder: DomainFolder): Promise<Launched> {
       detached: true,
       cwd: "/",
       stdio: ["ignore", log.fd, log.fd, "pipe"],
-      env: { PATH: process.env.PATH ?? "" },
+      env: environment(folder),
     });
+    child.once("exit", (code, signal) => onExit({ code, signal }));
     child.unref();
   } finally {
     await log.close();
@@ -39,6 +47,13 @@ export async function launchGuest(folder: DomainFolder): Promise<Launched> {
   const answer = JSON.parse(line) as Launched & { ok: boolean; error?: HypervisorErrorDetail };
   if (!answer.ok) throw new HypervisorError(answer.error!);
   return answer;
+}
+
+/** Nothing of ours, but a cache of compiled code that makes a process ready in a third of the time. */
+function environment(folder: DomainFolder): Record<string, string> {
+  // Beside the domains, so that whoever may write to it could start them anyway.
+  const cache = process.env.NODE_COMPILE_CACHE ?? join(dirname(folder.path), ".compile-cache");
+  return { PATH: process.env.PATH ?? "", NODE_COMPILE_CACHE: cache };
 }
 
 async function readAll(stream: Readable): Promise<string> {

@@ -158,6 +158,11 @@ export class GuestMachine {
     return this.#get(L.S_HALTED) !== 0;
   }
 
+  /** Whether an answer would let the guest go on at once, rather than when its rate allows. */
+  get blocked(): boolean {
+    return this.#get(L.S_BLOCKED) !== 0;
+  }
+
   get pages(): number {
     return this.memory.length / L.PAGE_BYTES;
   }

@@ -6,6 +6,7 @@
  */
 
 import { closeSync, writeSync } from "node:fs";
+import { flushCompileCache } from "node:module";
 import { basename, dirname } from "node:path";
 import { z } from "zod";
 import { HypervisorError } from "../errors.ts";
@@ -98,6 +99,8 @@ async function main(path: string): Promise<void> {
     await serveControl(folder.controlPath, (request, context) => handle(domain, request, context));
     const streamPath = await domain.begin();
     ready({ ok: true, pid: process.pid, streamPath });
+    // Now, because a guest's process mostly ends by a kill.
+    flushCompileCache();
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     folder.writeExit({ state: "crashed", detail: reason });

@@ -7,7 +7,7 @@
  */
 
 import type { GuestMachine, GuestRequest } from "./guest-machine.ts";
-import { UNLIMITED } from "./layout.ts";
+import { BLOCKED } from "./layout.ts";
 
 /** One vbd as the guest reaches it. Operations of a broken link wait; they reject only with the peer's own answer. */
 export interface BlockClient {
@@ -128,7 +128,7 @@ export class GuestRunner {
     onStep();
     if (!this.#running) return;
     if (waitMicros === 0) this.#stepSoon();
-    else if (waitMicros < UNLIMITED && !this.#immediate) {
+    else if (waitMicros < BLOCKED && !this.#immediate) {
       // Rounded up: a timer that fires before the time is worth nothing.
       const waitMs = Math.max(Math.ceil(waitMicros / 1000), SLEEP_MS_MIN);
       this.#timer = setTimeout(() => {
@@ -164,7 +164,7 @@ export class GuestRunner {
     // While it stops, only what changed a vbd is still taken: that saves doing it twice.
     if (this.#running || changed) this.#options.machine.answer(request, answer);
     // A guest that sleeps for its rate finds the answer when it wakes: a step per answer would double its CPU.
-    if (this.#running && !this.#timer) this.#stepSoon();
+    if (this.#running && (!this.#timer || this.#options.machine.blocked)) this.#stepSoon();
     if (this.#changesInFlight === 0) this.#drained?.();
   }
 }

@@ -40,6 +40,8 @@ export const GUEST_MAGIC: u32 = 0x57474a53;
 export const GUEST_VERSION: u32 = 1;
 /** A rate without limit; also "nothing to do until a request completes" as the answer of a step. */
 export const UNLIMITED: u32 = 0x7fffffff;
+/** Likewise, and there is something to do then. */
+export const BLOCKED: u32 = 0x7ffffffe;
 
 // The CPU state. Each offset is a u32 unless its comment says u64.
 export const S_MAGIC: u32 = 0;
@@ -93,6 +95,8 @@ export const S_SHUTDOWN_FLUSHED: u32 = 176;
 export const S_FILL_BYTES: u32 = 184;
 export const S_TOUCHED_BYTES: u32 = 192;
 export const S_WORKING_SET_BYTES: u32 = 200;
+/** 1: the last step left work that can go on as soon as a request completes. */
+export const S_BLOCKED: u32 = 208;
 
 // Counters, u64 each.
 export const C_STEPS: u32 = 256;

@@ -122,7 +122,9 @@ export class WasmHypervisor implements Hypervisor {
       throw new HypervisorError({ code: "HYPERVISOR_DOMAIN_EXISTS", domain: spec.id });
     }
     await folder.create(spec.id, { mode, spec });
-    const launched = await launchGuest(folder);
+    const launched = await launchGuest(folder, {
+      onExit: (exit) => this.#log?.info("guest process ended", { domain: spec.id, ...exit }),
+    });
     this.#log?.info("guest process started", { domain: spec.id, pid: launched.pid, mode });
     return launched;
   }

@@ -68,12 +68,14 @@ export function step(elapsedMicros: u32): u32 {
   count(L.C_STEPS);
   count(L.C_UPTIME_MICROS, elapsedMicros);
   complete();
+  set(L.S_BLOCKED, 1);
   if (get(L.S_HALTED)) return L.UNLIMITED;
   if (isVerifying()) return verifyOn();
   if (get(L.S_COMMAND) == L.COMMAND_SHUTDOWN) return shutDown();
   const memory = touchMemory(elapsedMicros);
   const disk = isFilling() ? fill() : work(elapsedMicros);
   const images = readImages(elapsedMicros);
+  set(L.S_BLOCKED, disk == L.BLOCKED || images == L.BLOCKED ? 1 : 0);
   return min<u32>(min<u32>(memory, disk), images);
 }
 

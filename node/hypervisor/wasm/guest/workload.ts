@@ -50,7 +50,7 @@ export function fill(): u32 {
       continue;
     }
     const slot = workloadSlot();
-    if (slot == L.SLOTS_MAX) return L.UNLIMITED;
+    if (slot == L.SLOTS_MAX) return L.BLOCKED;
     const sectors = sectorsOf(vbd, chunk);
     submit(slot, L.FOR_WORKLOAD, L.OP_WRITE, vbd, chunk, 0, sectors);
     count(L.C_FILLED_BYTES, sectors * L.SECTOR_BYTES);
@@ -68,8 +68,8 @@ export function work(elapsedMicros: u32): u32 {
     const wait = untilNext(L.S_DISK_TOKENS, rate);
     if (wait > 0) return wait;
     const slot = workloadSlot();
-    if (slot == L.SLOTS_MAX) return L.UNLIMITED;
-    if (!workOnce(slot)) return L.UNLIMITED;
+    if (slot == L.SLOTS_MAX) return L.BLOCKED;
+    if (!workOnce(slot)) return L.BLOCKED;
     spend(L.S_DISK_TOKENS, rate);
   }
 }
@@ -217,9 +217,9 @@ export function readImages(elapsedMicros: u32): u32 {
   while (true) {
     const wait = untilNext(L.S_IMAGE_TOKENS, rate);
     if (wait > 0) return wait;
-    if (inFlight(L.FOR_IMAGE) >= IMAGE_DEPTH) return L.UNLIMITED;
+    if (inFlight(L.FOR_IMAGE) >= IMAGE_DEPTH) return L.BLOCKED;
     const slot = freeSlot();
-    if (slot == L.SLOTS_MAX) return L.UNLIMITED;
+    if (slot == L.SLOTS_MAX) return L.BLOCKED;
     nextImage();
     const vbd = get(L.S_IMAGE_VBD);
     const cursor = vbdAt(vbd) + L.V_CURSOR;
