@@ -10,7 +10,7 @@ import { formatCount, formatDuration } from "./format.ts";
 import { formatFields, printable } from "./output.ts";
 import { type ProgressPrinter, progressPrinter } from "./progress.ts";
 
-type MigrateCliOptions = ApiOptions & { detach?: boolean; iterations?: number; verify?: boolean };
+type MigrateCliOptions = ApiOptions & { detach?: boolean; iterations?: number };
 
 const EXIT_FAILED_AT_DESTINATION = 3;
 
@@ -30,7 +30,6 @@ export function addMigrate(program: Command): void {
       "pre-copy iterations before the domain is frozen regardless",
       integer({ min: 1 }),
     )
-    .option("--verify", "compare digests of the vbds at both ends")
     .option("--live", "accepted and ignored: every migration is live")
     .addHelpText(
       "after",
@@ -80,13 +79,12 @@ async function migrate(client: ControlClient, { domain, to, options }: Wish): Pr
 }
 
 function paramsOf({ domain, to, options }: Wish): Api["migrate"]["params"] {
-  const { iterations, verify } = options;
+  const { iterations } = options;
   return {
     domain,
     to,
     options: {
       ...(iterations === undefined ? {} : { iterationsMax: iterations }),
-      ...(verify === undefined ? {} : { verify }),
     },
   };
 }

@@ -128,8 +128,6 @@ export type PlanRow = {
 
 export type MigrateOptions = {
   iterationsMax?: number;
-  /** Compare digests of every vbd at both ends before the migration counts as done. */
-  verify?: boolean;
 };
 
 /** One finished migration. `rung` and `reason` are the costliest ones of its vbds. */

@@ -68,7 +68,6 @@ const migrate = z.strictObject({
   options: z
     .strictObject({
       iterationsMax: z.int().min(1).max(1000).exactOptional(),
-      verify: z.boolean().exactOptional(),
     })
     .exactOptional(),
 });

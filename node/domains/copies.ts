@@ -33,6 +33,7 @@ export async function examineCopies(
     bytesNeeded,
   }: { domain: DomainDescription; generation: Generation; bytesNeeded: number },
 ): Promise<CopyAtDestination[]> {
+  refuseUnsafeNames(domain);
   const known = await metadata.domains.get(domain.id);
   if (known !== undefined && (known.generation > generation || known.owner === self)) {
     throw new NodeError("NOT_OWNER", {
@@ -53,6 +54,21 @@ export async function examineCopies(
   }
   if (copies.some(({ kind }) => kind === "none")) await refuseWithoutSpace({ paths, hostName, bytesNeeded });
   return copies;
+}
+
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const VBD_NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
+
+/** Ids and names become parts of paths: a peer must not choose which. Throws PEER_MISBEHAVED. */
+export function refuseUnsafeNames({ id, vbds }: Pick<DomainDescription, "id" | "vbds">): void {
+  if (!UUID.test(id)) throw new NodeError("PEER_MISBEHAVED", { reason: "a domain's id is not a UUID" });
+  const bad = vbds.find(({ name }) => !isVbdName(name));
+  if (bad !== undefined)
+    throw new NodeError("PEER_MISBEHAVED", { reason: `"${bad.name}" cannot be a vbd's name` });
+}
+
+export function isVbdName(name: string): boolean {
+  return VBD_NAME.test(name) && !name.includes("..");
 }
 
 async function examineCopy(

@@ -14,7 +14,7 @@ import { blockCountOf } from "../../protocol/units.ts";
 import { FdByteFile } from "../../storage/byte-file.ts";
 import { DirtyLog } from "../../storage/dirty-log.ts";
 import { FileBlockStore } from "../../storage/file-block-store.ts";
-import { type FileIdentity, findOpenElsewhere, fingerprint } from "../../storage/file-identity.ts";
+import { findOpenElsewhere, fingerprint } from "../../storage/file-identity.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import type { ExportRegistry } from "../../storage/nbd/export-registry.ts";
 import { sizeOfPath } from "../../storage/path-size.ts";
@@ -26,6 +26,7 @@ import type { CreateParams } from "../control/api.ts";
 import { NodeError } from "../errors.ts";
 import type { DomainSpec, Hypervisor } from "../hypervisor/hypervisor.ts";
 import type { Log } from "../log.ts";
+import { isVbdName } from "./copies.ts";
 import { generationContexts } from "./generation-contexts.ts";
 import { currentBootId, type HostPaths, makeDomainFolder } from "./host-paths.ts";
 
@@ -166,6 +167,10 @@ export class HostDomains {
     created: string[],
   ): Promise<VbdRecord> {
     const exportToken = randomBytes(16).toString("hex");
+    if (!isVbdName(name)) {
+      const reason = `"${name}" cannot be a vbd's name: letters, digits, ".", "_" and "-", at most 64`;
+      throw new NodeError("USAGE", { reason });
+    }
     if (path !== undefined) {
       if (!isAbsolute(path)) throw new NodeError("USAGE", { reason: `${path} has to be an absolute path` });
       if (!existsSync(path)) throw new NodeError("USAGE", { reason: `there is no ${path}` });
@@ -306,13 +311,10 @@ export class HostDomains {
   async identify(record: Pick<DomainRecord, "id" | "vbds">): Promise<VbdRecord[]> {
     await this.close(record.id);
     const vbds = await this.vbdsOf(record);
-    return Promise.all(
-      vbds.map(async (vbd) => {
-        const seed = randomBytes(4).readUInt32BE(0);
-        const identity: FileIdentity = await fingerprint(vbd.path, { seed });
-        return { ...vbd, identity: { ...identity } };
-      }),
-    );
+    return vbds.map((vbd) => {
+      const identity = fingerprint(vbd.path, { seed: randomBytes(8).toString("hex") });
+      return { ...vbd, identity: JSON.parse(JSON.stringify(identity)) as NonNullable<VbdRecord["identity"]> };
+    });
   }
 
   describe(record: DomainRecord): DomainDescription {

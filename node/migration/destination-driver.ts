@@ -5,6 +5,7 @@
  */
 
 import type { BlockBitmap } from "../../protocol/block-bitmap.ts";
+import { countOf } from "../../protocol/block-sender.ts";
 import type {
   DestinationContext,
   DestinationEffect,
@@ -22,7 +23,7 @@ import type {
   RungChoice,
   SourceMessage,
 } from "../../protocol/messages.ts";
-import type { Generation } from "../../protocol/units.ts";
+import type { BlockRun, Generation } from "../../protocol/units.ts";
 import { digestsOf } from "../../storage/digests.ts";
 import type { Attachment, Copies } from "../attachment/attachment.ts";
 import type { FaultPoints } from "../fault-points.ts";
@@ -67,6 +68,8 @@ export type DestinationParts = {
   ): Promise<Attachment>;
   changed(state: DestinationState): void;
 };
+
+const PULL_BLOCKS_MAX = 1024;
 
 /** Bytes of blocks that were read from the socket and not yet stored. A peer that sends on is not read. */
 const UNSTORED_BYTES_MAX = 32 << 20;
@@ -213,6 +216,10 @@ export class DestinationDriver {
   }
 
   async #send({ message }: Extract<DestinationEffect, { type: "send" }>): Promise<void> {
+    if (message.type === "pull") {
+      for (const runs of pullsOf(message.runs)) this.#session?.send({ ...message, runs });
+      return;
+    }
     this.#session?.send(message);
     if (message.type === "prepared") await this.#parts.faults.point("destination-prepared");
     if (message.type === "resumed") await this.#parts.faults.point("destination-resumed");
@@ -348,4 +355,18 @@ export class DestinationDriver {
     this.#session?.end(toError(error));
     return undefined;
   }
+}
+
+/** A guest's trim of a whole vbd may wait for more blocks than one `pull` may ask for. */
+function pullsOf(runs: readonly BlockRun[]): BlockRun[][] {
+  const pulls: BlockRun[][] = [];
+  for (const run of runs) {
+    for (let start = run.start; start < run.start + run.count; start += PULL_BLOCKS_MAX) {
+      const count = Math.min(PULL_BLOCKS_MAX, run.start + run.count - start);
+      const last = pulls.at(-1);
+      if (last !== undefined && countOf(last) + count <= PULL_BLOCKS_MAX) last.push({ start, count });
+      else pulls.push([{ start, count }]);
+    }
+  }
+  return pulls;
 }

@@ -4,6 +4,8 @@
  * event later; a `persist` is awaited. There is no `if` about phases here: those belong in `protocol/`.
  */
 
+import { AssertionFailure } from "../../protocol/errors.ts";
+
 export type MachineParts<State, Event, Effect> = {
   step(state: State, event: Event): readonly [State, readonly Effect[]];
   perform(effect: Effect): void | Promise<void>;
@@ -66,10 +68,22 @@ export class MachineDriver<State, Event, Effect> {
         }
         this.#parts.changed(state, event);
       } catch (error) {
+        crashIfOurs(error);
         const answer = this.#parts.failed(error, this.#state);
         if (answer !== undefined) this.#queue.unshift(answer);
       }
     }
     this.#running = undefined;
   }
+}
+
+/**
+ * A broken invariant is our own mistake: nothing that this process believes can be trusted any more. It ends;
+ * the journal makes that safe, and the next process begins from there.
+ */
+export function crashIfOurs(error: unknown): void {
+  if (!(error instanceof AssertionFailure)) return;
+  process.nextTick(() => {
+    throw error;
+  });
 }

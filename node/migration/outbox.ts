@@ -5,6 +5,7 @@
  */
 
 import type { Channel } from "../network/network.ts";
+import type { RateLimiter } from "./rate-limiter.ts";
 
 type Frames = readonly (Uint8Array | readonly Uint8Array[])[];
 export type OutboxItem = () => Frames | Promise<Frames>;
@@ -14,13 +15,18 @@ export class Outbox {
   readonly #urgent: OutboxItem[] = [];
   readonly #normal: OutboxItem[] = [];
   readonly #onError: (error: unknown) => void;
+  readonly #limiter: RateLimiter | undefined;
   #pumping = false;
   #closed = false;
   #idle: (() => void) | undefined;
 
-  constructor(channel: Channel, { onError }: { onError: (error: unknown) => void }) {
+  constructor(
+    channel: Channel,
+    { onError, limiter }: { onError: (error: unknown) => void; limiter?: RateLimiter | undefined },
+  ) {
     this.#channel = channel;
     this.#onError = onError;
+    this.#limiter = limiter;
   }
 
   push(item: OutboxItem, { urgent = false }: { urgent?: boolean } = {}): void {
@@ -48,7 +54,11 @@ export class Outbox {
     this.#pumping = true;
     try {
       for (let item = this.#next(); item !== undefined; item = this.#next()) {
-        for (const frame of await item()) await this.#channel.send(frame);
+        for (const frame of await item()) {
+          const wait = this.#limiter?.take(lengthOf(frame));
+          if (wait !== undefined) await wait;
+          await this.#channel.send(frame);
+        }
       }
     } catch (error) {
       if (!this.#closed) this.#onError(error);
@@ -63,4 +73,8 @@ export class Outbox {
   #next(): OutboxItem | undefined {
     return this.#urgent.shift() ?? this.#normal.shift();
   }
+}
+
+export function lengthOf(frame: Uint8Array | readonly Uint8Array[]): number {
+  return frame instanceof Uint8Array ? frame.length : frame.reduce((sum, part) => sum + part.length, 0);
 }

@@ -7,20 +7,20 @@
 import { MEMORY_CHUNK_SIZE_MAX } from "../../protocol/limits.ts";
 import type { OutgoingMemory } from "../hypervisor/hypervisor.ts";
 import type { Channel } from "../network/network.ts";
+import type { RateLimiter } from "./rate-limiter.ts";
 import { codec } from "./session.ts";
 
 /** A few round trips at 10 Gbit/s and 10 ms; also what a lost link costs to send again. */
 const RETAINED_BYTES_MAX = 16 << 20;
 
-export type MemoryRelayHooks = {
-  onLost: (error: unknown) => void;
-};
+export type MemoryRelayHooks = { onLost: (error: unknown) => void; limiter: RateLimiter };
 
 type Chunk = { offset: number; data: Uint8Array };
 
 export class MemoryRelay {
   readonly #source: OutgoingMemory;
   readonly #onLost: (error: unknown) => void;
+  readonly #limiter: RateLimiter;
   readonly #retained: Chunk[] = [];
   #retainedBytes = 0;
   /** Offset after the last byte taken from the hypervisor. */
@@ -35,6 +35,7 @@ export class MemoryRelay {
   constructor(source: OutgoingMemory, hooks: MemoryRelayHooks) {
     this.#source = source;
     this.#onLost = hooks.onLost;
+    this.#limiter = hooks.limiter;
   }
 
   /** Takes the hypervisor's bytes until its stream ends. Rejects when the stream fails. */
@@ -65,6 +66,8 @@ export class MemoryRelay {
           continue;
         }
         this.#next += 1;
+        const wait = this.#limiter.take(chunk.data.length);
+        if (wait !== undefined) await wait;
         for (const frame of codec.encode({ type: "memory", ...chunk })) await channel.send(frame);
       }
     } catch (error) {

@@ -7,7 +7,9 @@ import { crc32 } from "node:zlib";
 import type { Message } from "../../protocol/messages.ts";
 import { createCodec, type Decoder } from "../../protocol/wire.ts";
 import type { Channel } from "../network/network.ts";
+import { crashIfOurs } from "./machine-driver.ts";
 import { Outbox } from "./outbox.ts";
+import type { RateLimiter } from "./rate-limiter.ts";
 
 export const codec = createCodec({ crc32: (bytes, seed) => crc32(bytes, seed) });
 
@@ -28,13 +30,23 @@ export class Session<M extends Message> {
   constructor(
     channel: Channel,
     listener: SessionListener<M>,
-    { decoder, vbdSizesBytes }: { decoder: Decoder<M>; vbdSizesBytes?: readonly number[] },
+    {
+      decoder,
+      vbdSizesBytes,
+      limiter,
+    }: { decoder: Decoder<M>; vbdSizesBytes?: readonly number[]; limiter?: RateLimiter },
   ) {
     this.channel = channel;
     this.#listener = listener;
     this.#decoder = decoder;
     if (vbdSizesBytes !== undefined) this.#decoder.setVbds(vbdSizesBytes);
-    this.#outbox = new Outbox(channel, { onError: (error) => this.end(toError(error)) });
+    this.#outbox = new Outbox(channel, {
+      limiter,
+      onError: (error) => {
+        crashIfOurs(error);
+        this.end(toError(error));
+      },
+    });
   }
 
   /** Reads until the channel ends. Errors of the peer end the session and reach `lost`. */
@@ -47,6 +59,7 @@ export class Session<M extends Message> {
       }
       this.end(new Error("the peer ended the session"));
     } catch (error) {
+      crashIfOurs(error);
       this.end(toError(error));
     }
   }
@@ -55,8 +68,10 @@ export class Session<M extends Message> {
     this.#decoder.setVbds(sizesBytes);
   }
 
+  /** Encoded at once: what it refers to may change before its turn comes. */
   send(message: Message): void {
-    this.#outbox.push(() => codec.encode(message));
+    const frames = codec.encode(message);
+    this.#outbox.push(() => frames);
   }
 
   /** `make` is called when its turn has come. */

@@ -25,11 +25,12 @@ import type { Clock } from "../clock.ts";
 import type { FaultPoints } from "../fault-points.ts";
 import type { Hypervisor, OutgoingMemory } from "../hypervisor/hypervisor.ts";
 import type { Log } from "../log.ts";
-import type { Connection, Network } from "../network/network.ts";
+import type { Channel, Connection, Network } from "../network/network.ts";
 import { readBlocks } from "./block-reader.ts";
 import { differingDigests } from "./differing-digests.ts";
 import { MachineDriver } from "./machine-driver.ts";
 import { MemoryRelay } from "./outgoing-memory.ts";
+import { RateLimiter } from "./rate-limiter.ts";
 import { codec, Session, toError } from "./session.ts";
 import { SourceMeter } from "./source-figures.ts";
 
@@ -55,6 +56,7 @@ export type SourceOptions = {
   /** The destination's bulk listener. Asked for again at each dial: it may move. */
   address(): Promise<string>;
   stallTimeoutMs: number;
+  bandwidthMaxBytesPerSecond?: number;
   reconnectDelayMs: { min: number; max: number };
 };
 
@@ -67,6 +69,8 @@ export class SourceDriver {
   #session: Session<DestinationMessage> | undefined;
   #memory: { attempt: number; source: OutgoingMemory; relay: MemoryRelay } | undefined;
   #memoryLink: Connection | undefined;
+  readonly #limiter: RateLimiter;
+  #memoryChannel: Channel | undefined;
   readonly #stopping = new AbortController();
   #linking: Promise<void> = Promise.resolve();
   #freezeAttempt = 0;
@@ -75,6 +79,7 @@ export class SourceDriver {
     this.context = context;
     this.#parts = parts;
     this.#options = options;
+    this.#limiter = new RateLimiter(parts.clock, { bytesPerSecond: options.bandwidthMaxBytesPerSecond });
     this.meter = new SourceMeter(
       parts.clock,
       context.domain.vbds.map(({ sizeBytes }) => blockCountOf(sizeBytes)),
@@ -146,6 +151,7 @@ export class SourceDriver {
         {
           decoder: codec.decodeDestination(),
           vbdSizesBytes: this.context.domain.vbds.map(({ sizeBytes }) => sizeBytes),
+          limiter: this.#limiter,
         },
       );
       this.#session = session;
@@ -173,11 +179,16 @@ export class SourceDriver {
     const { stallTimeoutMs } = this.#options;
     const run = async (): Promise<void> => {
       while (!stopped.signal.aborted) {
+        const before = connection.bytesReceived();
         try {
           await connection.ping(AbortSignal.any([stopped.signal, AbortSignal.timeout(stallTimeoutMs)]));
         } catch {
-          if (!stopped.signal.aborted) session.end(new Error(`no answer for ${stallTimeoutMs} ms`));
-          return;
+          // A ping queues behind what is being sent: on a slow link bytes that arrive are the sign of life.
+          const isStalled = connection.bytesReceived() === before;
+          if (isStalled && !stopped.signal.aborted) {
+            session.end(new Error(`no answer for ${stallTimeoutMs} ms`));
+            return;
+          }
         }
         await wait(stallTimeoutMs / 4, stopped.signal);
       }
@@ -347,6 +358,7 @@ export class SourceDriver {
     const source = await this.#parts.hypervisor.migrateOut(this.context.domain.id);
     const relay = new MemoryRelay(source, {
       onLost: (error) => this.#session?.end(toError(error)),
+      limiter: this.#limiter,
     });
     this.#memory = { attempt, source, relay };
     source.onRound(({ converged }) => this.#machine.post({ type: "memory-round", attempt, converged }));
@@ -374,6 +386,7 @@ export class SourceDriver {
       for (const frame of codec.encode({ type: "memory-open", migration, attempt, offset })) {
         await channel.send(frame);
       }
+      this.#memoryChannel = channel;
       void memory.relay.sendOn(channel, offset);
     } catch (error) {
       // Without a memory stream the session is worth nothing: begin the next one.
@@ -393,7 +406,11 @@ export class SourceDriver {
 
   async #closeMemoryLink(): Promise<void> {
     const link = this.#memoryLink;
+    const channel = this.#memoryChannel;
     this.#memoryLink = undefined;
+    this.#memoryChannel = undefined;
+    // In order, where the stream is complete: the peer must not take its end for a cut.
+    await channel?.close(AbortSignal.timeout(1000)).catch(() => undefined);
     await link?.close().catch(() => undefined);
   }
 
