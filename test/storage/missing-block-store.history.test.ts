@@ -164,7 +164,10 @@ class PostCopyWorld {
       blocks.push(block);
     if (blocks.some((block) => this.#busy.has(block))) return undefined;
     for (const block of blocks) this.#busy.add(block);
-    return { first, count, unlock: () => blocks.forEach((block) => this.#busy.delete(block)) };
+    const unlock = (): void => {
+      for (const block of blocks) this.#busy.delete(block);
+    };
+    return { first, count, unlock };
   }
 
   #guestReads(): void {
@@ -274,7 +277,9 @@ class PostCopyWorld {
     this.#file.syncsAtOnce = true;
     this.#file.completeSync();
     const someMissing = this.#store.missing.population > 0;
-    for (let turn = 0; this.#store.missing.population > 0 || this.#inner.pending.length > 0; turn++) {
+    const busy = (): boolean => this.#store.missing.population > 0 || this.#inner.pending.length > 0;
+    // Every operation of the guest ends, too: nobody waits for ever.
+    for (let turn = 0; busy() || this.#busy.size > 0; turn++) {
       expect(turn, "turns to the end").toBeLessThan(10_000);
       this.#push();
       this.#deliver();
