@@ -194,10 +194,9 @@ describe("imports", () => {
 
   it("bring no default exports", () => {
     const defaults: Rule = ({ path, text }) =>
-      /^export default\b|\bas default\b/m.test(codeOf(text)) ? [`${path} has a default export`] : [];
+      /\bexport default\b|\bas default\b/.test(codeOf(text)) ? [`${path} has a default export`] : [];
     expect(defaults({ path: "a.ts", text: "export default function f() {}\n" })).toHaveLength(1);
-    // The guest is its compiler's, and this one's name is the test runner's to choose.
-    expect(breaches(defaults).filter((sentence) => !sentence.startsWith("vitest.config.ts"))).toEqual([]);
+    expect(breaches(defaults)).toEqual([]);
   });
 });
 
