@@ -71,6 +71,11 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       signal.addEventListener("abort", stopListening, { once: true });
       try {
         return await parts.data().migrate(id, { host: host.host, name: host.hostName }, options ?? {});
+      } catch (error) {
+        if ((error as { code?: string }).code !== "RPC_LOST") throw error;
+        // Its successor takes the migration up from the journal; who asked has to look again.
+        const reason = "the data process died; its successor goes on from the journal";
+        throw new NodeError("MIGRATION_UNDECIDED", { domain, host: host.hostName, reason }, { cause: error });
       } finally {
         stopListening();
       }

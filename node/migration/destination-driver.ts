@@ -69,6 +69,9 @@ export type DestinationParts = {
   changed(state: DestinationState): void;
 };
 
+/** What a disk writes within some ten milliseconds: so much may be left to flush at the freeze. */
+const FLUSH_EVERY_BYTES = 4 << 20;
+
 const PULL_BLOCKS_MAX = 1024;
 
 /** Bytes of blocks that were read from the socket and not yet stored. A peer that sends on is not read. */
@@ -86,6 +89,8 @@ export class DestinationDriver {
   #prepared: PreparedState | undefined;
   readonly #storing = new Set<Promise<unknown>>();
   #unstoredBytes = 0;
+  #unflushedBytes = 0;
+  #flushing: Promise<void> | undefined;
   #roomMade: (() => void) | undefined;
 
   constructor(
@@ -240,6 +245,7 @@ export class DestinationDriver {
       await this.#open().arrive(vbd, { runs, zeroes, data });
       return { type: "blocks-stored", ticket };
     };
+    this.#flushSoon(data.length);
     const storing = work().finally(() => {
       this.#storing.delete(storing);
       this.#unstoredBytes -= data.length;
@@ -249,9 +255,27 @@ export class DestinationDriver {
     this.#later(() => storing);
   }
 
+  /**
+   * Flushes while pre-copy goes on, so that little is left to flush when the domain is frozen: the disk's
+   * share of the downtime must not grow with what was copied.
+   */
+  #flushSoon(bytes: number): void {
+    this.#unflushedBytes += bytes;
+    if (this.#flushing !== undefined || this.#unflushedBytes < FLUSH_EVERY_BYTES) return;
+    this.#unflushedBytes = 0;
+    this.#flushing = Promise.resolve(this.#copies?.flush())
+      // What cannot be flushed now fails again when it has to be durable, and is reported there.
+      .catch(() => undefined)
+      .finally(() => {
+        this.#flushing = undefined;
+      });
+  }
+
   #beginMemory(attempt: number): void {
     this.#later(async () => {
       const memory = await this.#parts.prepareMemory(this.domain);
+      // The rest of pre-copy, while the memory takes its time.
+      await this.#copies?.flush();
       this.#incoming = new IncomingStream(
         { attempt, memory },
         { onTaken: (offset) => this.#machine.post({ type: "memory-taken", attempt, offset }) },

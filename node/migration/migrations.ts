@@ -32,6 +32,8 @@ export type MigrationsParts = CopiesParts &
 
 /** Sessions that have not said yet what they are about. */
 const UNKNOWN_SESSIONS_MAX = 64;
+/** A session is opened in order to say something. */
+const FIRST_MESSAGE_TIMEOUT_MS = 10_000;
 
 export class Migrations {
   readonly #parts: MigrationsParts;
@@ -144,13 +146,18 @@ export class Migrations {
     if (this.#unknownSessions >= UNKNOWN_SESSIONS_MAX) throw new Error("too many sessions wait to be begun");
     this.#unknownSessions += 1;
     let driver: DestinationDriver | undefined;
+    const isKnown = Promise.withResolvers<void>();
+    void isKnown.promise.then(() => {
+      this.#unknownSessions -= 1;
+    });
     const session: Session<SourceMessage> = new Session<SourceMessage>(
       channel,
       {
         received: async (message) => {
           if (driver === undefined) {
             driver = await this.#driverFor(channel.peer, message);
-            this.#unknownSessions -= 1;
+            isKnown.resolve();
+            clearTimeout(patience);
             driver?.attach(session);
           }
           if (driver === undefined) return unknownMigration(session, message);
@@ -160,8 +167,10 @@ export class Migrations {
       },
       { decoder: codec.decodeSource() },
     );
+    const patience = setTimeout(() => session.end(new Error("nothing was said")), FIRST_MESSAGE_TIMEOUT_MS);
     await session.read();
-    if (driver === undefined) this.#unknownSessions -= 1;
+    clearTimeout(patience);
+    isKnown.resolve();
   }
 
   /** The machine that a session's first message is for. Undefined: nothing is known of such a migration. */
@@ -207,6 +216,7 @@ export class Migrations {
     const { domain, migration } = incoming;
     const reception = new DomainReception(this.#parts, incoming);
     const parts = this.#parts;
+    let phase = initial.phase;
     const driver = new DestinationDriver(
       migration,
       initial,
@@ -235,6 +245,10 @@ export class Migrations {
         keepMissing: (_copies, missing) => reception.keepMissing(missing),
         resume: (copies, _generation, hooks) => reception.resume(copies, hooks),
         changed: (state) => {
+          // Not with every block: others look the domain up again.
+          if (state.phase === phase) return;
+          phase = state.phase;
+          parts.log.info("phase changed", { migration, to: phase });
           parts.changed(domain.id);
           if (isOver(state)) this.#retire();
         },

@@ -74,9 +74,12 @@ export class Session<M extends Message> {
     this.#outbox.push(() => frames);
   }
 
-  /** `make` is called when its turn has come. */
-  sendLater(make: () => Message | Promise<Message>, options: { urgent: boolean }): void {
-    this.#outbox.push(async () => codec.encode(await make()), options);
+  /** `make` is called when its turn has come; nothing is sent when it has nothing to say. */
+  sendLater(make: () => Promise<Message | undefined>, options: { urgent: boolean }): void {
+    this.#outbox.push(async () => {
+      const message = await make();
+      return message === undefined ? [] : codec.encode(message);
+    }, options);
   }
 
   /** Lets what is queued leave, then ends our side of the channel. */

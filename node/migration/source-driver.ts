@@ -299,8 +299,15 @@ export class SourceDriver {
     this.#session?.sendLater(
       async () => {
         await this.#parts.faults.point(purpose === "precopy" ? "source-precopy" : "source-postcopy");
-        this.meter.blocksSent(vbd, runs);
-        return readBlocks(store, { ticket, purpose, vbd, runs });
+        try {
+          const message = await readBlocks(store, { ticket, purpose, vbd, runs });
+          this.meter.blocksSent(vbd, runs);
+          return message;
+        } catch (error) {
+          // Our disk, not the link: another session would read no better.
+          this.#machine.post({ type: "failed", reason: toError(error).message });
+          return undefined;
+        }
       },
       { urgent: purpose === "pull" },
     );
