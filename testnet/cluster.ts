@@ -144,6 +144,11 @@ export class ClusterHost {
     return join(this.dataDir, "api.sock");
   }
 
+  /** Where guests have a folder each. */
+  get runDir(): string {
+    return join(this.dataDir, "run");
+  }
+
   /** What the daemon's processes wrote to stderr, over all of its starts. */
   get logPath(): string {
     return `${this.dataDir}.log`;
@@ -191,7 +196,7 @@ export class ClusterHost {
         stdio: ["ignore", log, log],
         // A group of its own: a terminal's Ctrl-C is for us, and a kill of the group takes both processes at once.
         detached: true,
-        env: { PATH: process.env.PATH ?? "", ...this.#env, ...env },
+        env: { ...environmentOf(dirname(this.dataDir)), ...this.#env, ...env },
       });
     } finally {
       closeSync(log);
@@ -206,7 +211,8 @@ export class ClusterHost {
     const pids = this.pids();
     child.kill("SIGTERM");
     const ended = await Promise.race([once(child, "exit"), timeout(STOP_TIMEOUT_MS)]);
-    if (ended === undefined) throw new Error(`the daemon of ${this.name} does not stop: ${await this.#tail()}`);
+    if (ended === undefined)
+      throw new Error(`the daemon of ${this.name} does not stop: ${await this.#tail()}`);
     await allEnded(pids);
   }
 
@@ -292,12 +298,13 @@ async function initHost(
   dataDir: string,
   { name, ports }: { name: string; ports: Made["ports"] },
 ): Promise<Made> {
-  const { stdout } = await promisify(execFile)(nodeExecutable(), [
-    EXECUTABLE,
-    "init",
-    ...["--json", "--data-dir", dataDir, "--name", name],
+  const args = [
+    ...["init", "--json", "--data-dir", dataDir, "--name", name],
     ...["--listen", `127.0.0.1:${ports.control}`, "--data-listen", `127.0.0.1:${ports.data}`],
-  ]);
+  ];
+  const { stdout } = await promisify(execFile)(nodeExecutable(), [EXECUTABLE, ...args], {
+    env: environmentOf(dirname(dataDir)),
+  });
   const { host } = JSON.parse(stdout) as { host: string };
   return { name, hostId: host, dataDir, ports };
 }
@@ -325,6 +332,11 @@ async function configure(host: Made, { made, links, config }: Surroundings): Pro
   } finally {
     await handle.close();
   }
+}
+
+/** Nothing of ours, but a cache of compiled code: every daemon compiles the same sources. */
+function environmentOf(folder: string): Record<string, string> {
+  return { PATH: process.env.PATH ?? "", NODE_COMPILE_CACHE: join(folder, ".compile-cache") };
 }
 
 /** Ours where it is new enough, else the one that the package brings. */

@@ -55,7 +55,9 @@ export class LinkProxy {
   }
 
   async start(): Promise<void> {
-    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => this.#accept(socket));
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) =>
+      this.#accept(socket),
+    );
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       // Kept, so that a link which was cut comes back where its users look for it.
