@@ -263,7 +263,9 @@ export class HostDomains {
       contexts: await generationContexts(metadata, record),
     });
     // Opened for writing: what was known of the files is no longer true until they are closed in order.
-    await metadata.journal.commit({ vbds: vbds.map(({ identity: _identity, ...vbd }) => vbd) });
+    if (vbds.some(({ identity }) => identity !== undefined)) {
+      await metadata.journal.commit({ vbds: vbds.map(({ identity: _identity, ...vbd }) => vbd) });
+    }
     this.#attachments.set(record.id, attachment);
     this.#parts.log.info("vbds exported", {
       domain: record.id,

@@ -29,10 +29,20 @@ export function destinationCommit(
     case "prepared":
       return { journal, ...prepared(record, facts) };
     case "owner":
-      return { journal, domain: domainRecord(record.domain, record.generation + 1, facts, "running") };
+      return {
+        journal,
+        domain: domainRecord(record.domain, record.generation + 1, facts, "running"),
+        replicas: [noReplica(domainId, facts)],
+      };
     default:
       return { journal };
   }
+}
+
+/** The copy is the domain itself now. Generation 0: no replica. */
+function noReplica(domain: string, { self, nowMs }: DestinationFacts): ReplicaRecord {
+  const reason = "the domain runs on it";
+  return { domain, host: self, generation: 0, updatedAt: nowMs, state: "unknown", reason };
 }
 
 /** From now on the copy's label says only what it was. */

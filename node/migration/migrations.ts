@@ -233,10 +233,7 @@ export class Migrations {
           const ownReplica = await parts.metadata.replicas.get(domain.id, parts.self);
           const facts = { self: parts.self, nowMs: parts.clock.wallMs(), known, ownReplica, prepared };
           await parts.metadata.journal.commit(destinationCommit(domain.id, record, facts));
-          if (record.phase === "owner") {
-            await parts.metadata.replicas.remove(domain.id, parts.self, { sync: true });
-            parts.changed(domain.id);
-          }
+          if (record.phase === "owner") parts.changed(domain.id);
           if (record.phase === "synchronised") await reception.forgetMissing();
         },
         forget: () => parts.metadata.journal.remove(migration),

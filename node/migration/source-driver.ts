@@ -315,6 +315,7 @@ export class SourceDriver {
 
   async #compare(effect: Extract<SourceEffect, { type: "compare-digests" }>): Promise<SourceEvent> {
     const { attempt, vbd, level, start, count, digests } = effect;
+    await this.#parts.faults.point("source-reconciling");
     const ours = await digestsOf(this.#parts.attachment.store(vbd), { level, start, count });
     return {
       type: "compared",
@@ -343,6 +344,7 @@ export class SourceDriver {
   }
 
   async #fence(attempt: number): Promise<void> {
+    await this.#parts.faults.point("source-freezing");
     const { dirty, written } = await this.#parts.attachment.fence();
     this.meter.dirtied(dirty);
     this.#parts.fenced(written);
