@@ -9,8 +9,10 @@ import { NodeError } from "./errors.ts";
 
 /** Every point, with what has happened when it is reached. A new one is a new line. */
 export const FAULT_POINTS = {
+  "source-reconciling": "digests arrived on the hash rung and are about to be compared",
   "source-precopy": "a message of blocks is about to be read and sent in pre-copy",
   "source-memory-copy": "the hypervisor's stream is about to begin",
+  "source-freezing": "the domain is frozen; its vbds are not fenced yet",
   "source-frozen": "the domain is frozen, its vbds are fenced and flushed; `prepare` was not sent",
   "source-before-handover-persist": "the destination is prepared; the handover is not in the journal",
   "source-after-handover-persist": "the handover is in the journal and was not sent",

@@ -24,6 +24,7 @@ import { PresenceLog } from "../../storage/presence-log.ts";
 import { TrackedBlockStore } from "../../storage/tracked-block-store.ts";
 import type { ArrivalCounts, ArrivedBlocks, Attachment, FencedWrites, WrittenBlocks } from "./attachment.ts";
 import { openCopy } from "./copy-attachment.ts";
+import { SupersedingStore } from "./superseding-store.ts";
 
 export type NbdVbd = {
   name: string;
@@ -44,7 +45,7 @@ export type NbdAttachmentOptions = {
     migration: string;
     pull(vbd: VbdIndex, runs: readonly BlockRun[]): void;
     complete(): void;
-    /** A guest's write over a missing block was issued and has not landed: a fault point. */
+    /** A guest's write over a missing block was issued and is not acknowledged: a fault point. */
     superseding?(): Promise<void> | undefined;
   };
   /** Metadata contexts of an export beside `base:allocation`. */
@@ -205,7 +206,9 @@ async function openStack(
     pull: (runs) => incoming.pull(index, runs),
     onComplete: arrived,
   });
-  return { vbd, tracked: new TrackedBlockStore({ store: missing, log }), missing, log, untrusted };
+  const { superseding } = incoming;
+  const store = superseding === undefined ? missing : new SupersedingStore(missing, superseding);
+  return { vbd, tracked: new TrackedBlockStore({ store, log }), missing, log, untrusted };
 }
 
 /** A tracker that died with its host is not trusted: then every block counts as written, and it says why. */
