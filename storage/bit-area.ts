@@ -6,6 +6,7 @@ import type { ByteFile } from "./byte-file.ts";
 
 /** Octets that are read or written at a time. */
 const PIECE_BYTES = 64 << 10;
+const EMPTY = new Uint8Array(PIECE_BYTES);
 
 export class BitArea {
   readonly #file: ByteFile;
@@ -27,6 +28,8 @@ export class BitArea {
     for (let at = 0; at < this.sizeBytes; at += PIECE_BYTES) {
       const bytes = piece.subarray(0, Math.min(PIECE_BYTES, this.sizeBytes - at));
       this.#file.pread(this.#offset + at, bytes);
+      // Most of a large map is empty.
+      if (Buffer.compare(bytes, EMPTY.subarray(0, bytes.length)) === 0) continue;
       if (!addRuns(bitmap, at * 8, bytes)) return undefined;
     }
     return bitmap;
@@ -84,7 +87,8 @@ function addRuns(bitmap: BlockBitmap, base: BlockIndex, bytes: Uint8Array): bool
     if (start >= 0) bitmap.addRange(start, end - start);
     start = -1;
   };
-  for (const [index, byte] of bytes.entries()) {
+  for (let index = 0; index < bytes.length; index++) {
+    const byte = bytes[index]!;
     const at = base + index * 8;
     if (byte === 0) close(at);
     else if (byte === 0xff && at + 8 <= bitmap.blockCount) start = start < 0 ? at : start;

@@ -227,15 +227,16 @@ export class DirtyLog {
         if (start >= this.blockCount) return "its activity names a region beyond the last block";
         written.addRange(start, Math.min(this.#regionBlocks, this.blockCount - start));
       }
+      // Now the map says by itself what it said together with the activity.
+      this.#map.storeAll(written);
     }
     this.#written = written;
     await this.#adopt();
     return undefined;
   }
 
-  /** Makes the file say by its map alone what was found, before it is used further under the current boot. */
+  /** The file is used further under the current boot, with a map that is whole in the page cache. */
   async #adopt(): Promise<void> {
-    this.#map.storeAll(this.#written);
     await this.#file.fdatasync();
     // Only now: until the map is durable the old activity and boot id are what makes it whole.
     this.#forgetActivity();

@@ -168,7 +168,10 @@ export class TrackedBlockStore implements BlockStore {
   }
 
   #mark(start: number, count: number): void {
-    if (this.#round !== undefined && count > 0) this.#round.addRange(start, count);
+    if (this.#round === undefined || count === 0) return;
+    // Most writes are of one block, and this is the hot path.
+    if (count === 1) this.#round.add(start);
+    else this.#round.addRange(start, count);
   }
 
   async #flushBoth(data: Promise<void>): Promise<void> {
