@@ -128,9 +128,9 @@ export function errnoOfFailure(error: unknown): number {
       return NBD_ERRNO.EINVAL;
     case "STORAGE_FENCED":
     case "STORAGE_CLOSED":
+    // Also closed, while the request waited for the other host: asking again may succeed, an I/O error would not.
+    case "STORAGE_PULL_FAILED":
       return NBD_ERRNO.ESHUTDOWN;
-    case "STORAGE_UNSUPPORTED":
-      return NBD_ERRNO.ENOTSUP;
     default:
       return NBD_ERRNO.EIO;
   }

@@ -6,6 +6,9 @@ import { join } from "node:path";
 import { onTestFinished } from "vitest";
 import type { BlockStore, Completion, Extent } from "../../../storage/block-store.ts";
 import { MemoryBlockStore } from "../../../storage/memory-block-store.ts";
+import { NbdClient } from "../../../storage/nbd/client.ts";
+import { encodeGo, encodeOption, encodeRequest } from "../../../storage/nbd/client-codec.ts";
+import { NBD_OPT } from "../../../storage/nbd/constants.ts";
 import { ExportRegistry, type NbdExport } from "../../../storage/nbd/export-registry.ts";
 import { type NbdAddress, NbdServer, type NbdServerOptions } from "../../../storage/nbd/server.ts";
 
@@ -164,4 +167,45 @@ export class RawClient {
 /** Octets from hexadecimal digits; blanks separate fields. */
 export function octets(hex: string): Buffer {
   return Buffer.from(hex.replaceAll(" ", ""), "hex");
+}
+
+export const SIZE_BYTES = 64 << 20;
+
+/** A client that goes with the test. */
+export async function connected(
+  address: NbdAddress,
+  options: { exportName?: string; contexts?: string[] } = {},
+) {
+  const client = await NbdClient.connect(address, { exportName: "disk", ...options });
+  onTestFinished(() => client.destroy());
+  return client;
+}
+
+/** A client in its transmission phase that has agreed on nothing but the name. */
+export async function rawConnected(address: NbdAddress, { structured = false } = {}): Promise<RawClient> {
+  const raw = new RawClient(address);
+  raw.send("00000003");
+  let expected = 18 + 32 + 34 + 20;
+  if (structured) {
+    raw.send(encodeOption(NBD_OPT.STRUCTURED_REPLY));
+    expected += 20;
+  }
+  raw.send(encodeOption(NBD_OPT.GO, encodeGo("disk")));
+  await raw.take(expected);
+  return raw;
+}
+
+/** A request in octets. */
+export function raw(
+  command: number,
+  fields: { cookie?: number; offset?: number; length?: number; flags?: number } = {},
+) {
+  return encodeRequest({ command, flags: 0, cookie: 1, offset: 0, length: 0, ...fields });
+}
+
+export function simpleReply(cookie: number, errno = 0): Buffer {
+  const bytes = octets("67446698 00000000 00000000 00000000");
+  bytes.writeUInt32BE(errno, 4);
+  bytes.writeUInt32BE(cookie, 12);
+  return bytes;
 }

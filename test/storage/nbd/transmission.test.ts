@@ -101,6 +101,8 @@ describe("transmission: refusals", () => {
     expect(errnoOfFailure(new StorageError({ code: "STORAGE_IO", operation, reason: "" }))).toBe(
       NBD_ERRNO.EIO,
     );
+    const reason = "closed";
+    expect(errnoOfFailure(new StorageError({ code: "STORAGE_PULL_FAILED", operation, reason }))).toBe(108);
     expect(errnoOfFailure("anything")).toBe(NBD_ERRNO.EIO);
   });
 });
