@@ -111,7 +111,7 @@ export class Rpc {
       const value = await invoke(this.#served, path, args);
       if (!this.#closed) this.#port.post({ kind: "result", id, value } satisfies Answer);
     } catch (error) {
-      const { code = "INTERNAL", facts: detail } = error as { code?: string; facts?: unknown };
+      const { code = "INTERNAL", detail } = error as { code?: string; detail?: unknown };
       const message = error instanceof Error ? error.message : String(error);
       if (!this.#closed) this.#port.post({ kind: "error", id, code, message, detail } satisfies Answer);
     }
