@@ -3,7 +3,8 @@
  * them with its memory and its disk while it works. Every hop is checked; see `--help` and testnet/README.md.
  */
 
-import { readFile, stat } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { formatDuration } from "../node/cli/format.ts";
 import { formatProgress } from "../node/cli/progress.ts";
 import { formatSize } from "../node/sizes.ts";
@@ -258,13 +259,23 @@ function verdict({ ok, checks, failed, elapsedMs, seed, image }: TourSummary): s
   return `${result} in ${formatDuration(elapsedMs)}, seed ${seed}.${picture}`;
 }
 
-/** What the daemons have to say about it. */
+/** What the daemons and the guests have to say about it. */
 async function complain(cluster: Cluster): Promise<void> {
-  for (const { name, logPath } of cluster.hosts) {
-    const lines = (await readFile(logPath, "utf8").catch(() => "")).split("\n");
-    const complaints = lines.filter((line) => line !== "" && !/"level":"(?:info|debug)"/.test(line));
+  for (const { name, logPath, runDir } of cluster.hosts) {
+    const lines = await linesOf(logPath);
+    const complaints = lines.filter((line) => !/"level":"(?:info|debug)"/.test(line));
     for (const line of complaints.slice(-LOG_LINES)) process.stderr.write(`${name}: ${line}\n`);
+    for (const folder of await readdir(runDir, { withFileTypes: true }).catch(() => [])) {
+      if (!folder.isDirectory()) continue;
+      const guest = await linesOf(join(runDir, folder.name, "guest.log"));
+      for (const line of guest.slice(-LOG_LINES)) process.stderr.write(`${name}, guest: ${line}\n`);
+    }
   }
+}
+
+async function linesOf(path: string): Promise<string[]> {
+  const text = await readFile(path, "utf8").catch(() => "");
+  return text.split("\n").filter((line) => line !== "");
 }
 
 function sayGoodbye(cluster: Cluster, last: string): void {
