@@ -1,6 +1,6 @@
 /**
  * Which blocks were written in which generations: what makes a migration back incremental, to any host that
- * kept a replica. The log travels with the domain.
+ * kept a replica. The log travels with the domain (PROTOCOL.md §8).
  *
  *   entries        | 1 | 2   3 | 4 | 5 |        since(3) = 4 with 5
  *   replicas at          1       3              since(2) is unknown: no replica tells 2 from 3

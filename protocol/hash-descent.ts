@@ -1,7 +1,7 @@
 /**
  * The ladder's hash rung for one vbd: both ends digest 4 MiB regions of their copies; of the regions that
  * differ, their blocks. What still differs is what has to be sent. A Merkle tree of two levels: 1 TiB is
- * 262,144 region digests (4 MiB on the wire), and a changed region costs 16 KiB more.
+ * 262,144 region digests (4 MiB on the wire), and a changed region costs 16 KiB more. PROTOCOL.md §8.7.
  *
  * The source's copy may change meanwhile: its writes are tracked since before the first digest, so a block
  * that is compared too early is sent again as dirty.

@@ -1,6 +1,7 @@
 /**
  * The ladder of incremental migration: how little has to be sent of one vbd, given what the destination
- * holds of it and what is known of the writes since. The reasons are for people; nothing reads them.
+ * holds of it and what is known of the writes since (PROTOCOL.md §8.6). The reasons are for people; nothing reads
+ * them.
  *
  *   bitmaps      a replica, and every write since is in a block-bitmap: send those blocks
  *   hashes       a copy that nobody can compare by bitmaps: send the blocks whose digests differ

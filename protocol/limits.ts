@@ -1,6 +1,6 @@
 /**
  * What two peers must agree on, and what neither may exceed. Not configuration: a change here is a
- * change of the protocol's version.
+ * change of the protocol's version (PROTOCOL.md §2.4, §12.1).
  */
 
 /** Sent in the first message of every session; a peer with another one is refused by name. */
@@ -18,7 +18,7 @@ export const HOSTS_PROTOCOL = "/sojourn/hosts/1.0.0";
 /** Body of one wire frame. 1 MiB of blocks and its extent list fit; a receiver allocates no more for a peer. */
 export const FRAME_BODY_SIZE_MAX = (1 << 20) + (64 << 10);
 
-/** Blocks in one `blocks` message: 256 KiB keeps a pulled block from waiting long behind a pushed one. */
+/** Blocks in one `blocks` message, 1 MiB: a pulled block waits for at most one pushed message to be sent. */
 export const BLOCKS_PER_MESSAGE_MAX = 256;
 
 /** Bytes of the hypervisor's stream in one `memory` message. */

@@ -1,5 +1,5 @@
 /**
- * Every message of a migration, as decoded values. PROTOCOL.md says who sends which, and when; `wire.ts`
+ * Every message of a migration, as decoded values. PROTOCOL.md §3 says who sends which, and when; `wire.ts`
  * gives each its octets. Bitmaps travel run-length coded and arrive here decoded and range-checked.
  *
  * A session is one main stream and, from the memory stage on, one memory stream on a connection of its
@@ -134,7 +134,7 @@ export type DestinationMessage =
   | { type: "synchronised"; counts: PostCopyCounts }
   /** The destination cannot go on before the handover (disk full, memory stream refused). */
   | { type: "failed"; code: string; reason: string }
-  /** Answers `abort`, and `handover` of a migration that this host does not know. */
+  /** Answers `abort` and `finished`, and `handover` of a migration that this host does not know. */
   | { type: "aborted"; migration: MigrationId };
 
 export type Message = SourceMessage | DestinationMessage;

@@ -1,5 +1,5 @@
 /**
- * When pre-copy stops (paper §1.6; the rules are Xen's and Clark's): after each iteration, another one or the
+ * When pre-copy stops (PROTOCOL.md §9; the rules are Xen's and Clark's): after each iteration, another one or the
  * freeze. Whatever is left at the freeze goes in post-copy, so freezing is always safe: the rules weigh
  * the bytes of another iteration against the blocks that the guest may have to wait for.
  */

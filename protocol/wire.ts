@@ -1,6 +1,6 @@
 /**
- * Frames on the wire. A channel carries whole frames (`node/network/network.ts`), so none says how long it is.
- * All fixed fields are big-endian.
+ * Frames on the wire (PROTOCOL.md §2.3). A channel carries whole frames (`node/network/network.ts`), so none says
+ * how long it is. All fixed fields are big-endian.
  *
  *    0       2       4               8 octets
  *   +-------+-------+---------------+
