@@ -11,6 +11,9 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { FAULT_POINTS } from "../node/fault-points.ts";
+import { DESTINATION_BODIES } from "../protocol/wire/destination-bodies.ts";
+import { SOURCE_BODIES } from "../protocol/wire/source-bodies.ts";
 
 type SourceFile = { path: string; text: string };
 type Rule = (file: SourceFile) => string[];
@@ -263,6 +266,54 @@ describe("lengths", () => {
   });
 });
 
+describe("protocol/PROTOCOL.md", () => {
+  const text = readFileSync(join(ROOT, "protocol/PROTOCOL.md"), "utf8");
+
+  it("has a row for every message, with its number", () => {
+    const rows = Object.entries({ ...SOURCE_BODIES, ...DESTINATION_BODIES }).map(
+      ([type, { number }]) => `\n| \`${type}\` | 0x${number.toString(16).padStart(4, "0")} |`,
+    );
+    expect(rows.filter((row) => !text.includes(row))).toEqual([]);
+  });
+
+  it("says of every fault point what is after a restart", () => {
+    expect(Object.keys(FAULT_POINTS).filter((point) => !text.includes(`\n| \`${point}\` |`))).toEqual([]);
+  });
+
+  it("is cited by sections that it has", () => {
+    const sections = new Set([...text.matchAll(/^##+ (\d+(?:\.\d+)?)/gm)].map((match) => match[1]));
+    expect(sections.size).toBeGreaterThan(40);
+    const cited = (file: SourceFile): string[] =>
+      [...file.text.matchAll(/PROTOCOL\.md ((?:§[\d.]*\d(?:, )?)+)/g)]
+        .flatMap((match) => match[1]!.match(/[\d.]*\d/g) ?? [])
+        .filter((section) => !sections.has(section))
+        .map((section) => `${file.path} cites §${section}`);
+    expect(cited({ path: "a.ts", text: "see PROTOCOL.md §2.3, §99.1" })).toEqual(["a.ts cites §99.1"]);
+    const own = [...text.matchAll(/§(\d[\d.]*\d|\d)/g)].map((match) => match[1]!);
+    const dangling = own.filter((section) => !sections.has(section) && !/^1\.12$/.test(section));
+    expect([...breaches(cited), ...dangling]).toEqual([]);
+  });
+
+  it("names files and tests that are there", () => {
+    const linked = [...text.matchAll(/\]\(([^)#]+)\)/g)].map((match) =>
+      normalize(join("protocol", match[1]!)),
+    );
+    expect(linked.filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
+    const tests = sources().filter(({ path }) => path.startsWith("test/"));
+    const rows = text.split("\n").filter((line) => /^\| I\d+ \|/.test(line));
+    expect(rows.length).toBeGreaterThan(15);
+    const strange = rows.flatMap((row) => {
+      const names = [...row.matchAll(/`([\w./-]+\.ts)`/g)].map((match) => match[1]!);
+      const titles = [...row.matchAll(/"([^"]+)"/g)].map((match) => match[1]!);
+      return [
+        ...names.filter((name) => !tests.some(({ path }) => path.endsWith(name)) && name !== THIS_FILE),
+        ...titles.filter((title) => !tests.some((file) => file.text.includes(`"${title}"`))),
+      ];
+    });
+    expect(strange).toEqual([]);
+  });
+});
+
 describe("the repository", () => {
   it("has no file of leftovers", () => {
     const leftovers: Rule = ({ path }) =>
@@ -329,7 +380,7 @@ function committed(): string[] {
 
 /** `target`: the file of ours that is meant; undefined for Node and packages. */
 function importsOf({ path, text }: SourceFile): { specifier: string; target: string | undefined }[] {
-  const pattern = /(?:\bfrom\s*|\bimport\s*\(\s*|^import\s+)"([^"\n]+)"/gm;
+  const pattern = /(?:(?<!["\w.])from\s*|\bimport\s*\(\s*|^import\s+)"([^"\n]+)"/gm;
   return [...withoutComments(text).matchAll(pattern)].map((match) => {
     const specifier = match[1]!;
     const target = specifier.startsWith(".") ? normalize(join(dirname(path), specifier)) : undefined;
