@@ -1,5 +1,5 @@
 /**
- * The source's half of a three-phase migration (TPM) and of its incremental form (IM), paper §1.6 and §1.7.
+ * The source's half of a three-phase migration (TPM) and of its incremental form (IM): PROTOCOL.md §4 to §6.
  *
  *   negotiating ─accept─▶ reconciling ─▶ pre-copy ─rest small─▶ memory-copy ─converged─▶ freezing
  *        ▲                    │              │                     ▲  │                    │ frozen, fenced,
