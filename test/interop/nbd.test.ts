@@ -210,7 +210,14 @@ describe("fio", () => {
         "fio",
         ...["--name=verify", "--ioengine=nbd", `--uri=${uri}`, "--rw=randwrite", `--size=${SIZE_BYTES / 2}`],
         ...[`--iodepth=${depth}`, blockSize.includes("-") ? `--bsrange=${blockSize}` : `--bs=${blockSize}`],
-        ...["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--output-format=json", "--randseed=77"],
+        ...[
+          "--verify=crc32c",
+          "--verify_state_save=0",
+          "--verify_fatal=1",
+          "--do_verify=1",
+          "--output-format=json",
+          "--randseed=77",
+        ],
       );
       const { jobs } = JSON.parse(said.slice(said.indexOf("{")));
       expect(jobs[0]).toMatchObject({ error: 0 });
