@@ -48,7 +48,8 @@ export class WasmIncomingMemory implements IncomingMemory {
   async loaded(memoryBytes: number): Promise<void> {
     await this.#control.request({ op: "loaded", memoryBytes });
     this.#control.close();
-    this.#socket.destroy();
+    // Not at once: the domain may have answered before the last write was told that it is done.
+    this.#socket.destroySoon();
   }
 
   async discard(): Promise<void> {
