@@ -23,6 +23,8 @@ export class BlockSender {
   /** `#sentTimes[n][vbd]`: blocks that were sent more than `n` times. */
   readonly #sentTimes: readonly (readonly BlockBitmap[])[];
   readonly #inFlight = new Map<number, Shipment>();
+  /** The blocks of `#inFlight`. One that was written again waits: two copies of it could overtake each other. */
+  readonly #onTheWay: readonly BlockBitmap[];
   #inFlightBlocks = 0;
   #nextTicket = 1;
   #cursor: { vbd: VbdIndex; block: BlockIndex } = { vbd: 0, block: 0 };
@@ -36,6 +38,7 @@ export class BlockSender {
     this.blockCounts = blockCounts;
     this.toSend = empty();
     this.#urgent = empty();
+    this.#onTheWay = empty();
     this.#sentTimes = Array.from({ length: Math.max(1, hotSendsMax) }, empty);
   }
 
@@ -83,8 +86,7 @@ export class BlockSender {
       this.toSend[vbd]!.union(bitmap);
       this.#urgent[vbd]!.clear();
     }
-    this.#inFlight.clear();
-    this.#inFlightBlocks = 0;
+    this.#landAll();
   }
 
   /** A guest waits for `runs`. What was sent already is on its way, or comes back with the lost link. */
@@ -123,6 +125,7 @@ export class BlockSender {
     if (shipment === undefined) return false;
     this.#inFlight.delete(ticket);
     this.#inFlightBlocks -= countOf(shipment.runs);
+    for (const { start, count } of shipment.runs) this.#onTheWay[shipment.vbd]!.deleteRange(start, count);
     return true;
   }
 
@@ -134,8 +137,13 @@ export class BlockSender {
         for (let block = start; block < start + count; block++) this.#uncountSend(vbd, block);
       }
     }
+    this.#landAll();
+  }
+
+  #landAll(): void {
     this.#inFlight.clear();
     this.#inFlightBlocks = 0;
+    for (const bitmap of this.#onTheWay) bitmap.clear();
   }
 
   #takeUrgent(): Shipment | undefined {
@@ -167,9 +175,11 @@ export class BlockSender {
     while (left > 0 && next < this.blockCounts[vbd]!) {
       const run = this.toSend[vbd]!.nextRun(next, left);
       if (run === undefined) break;
-      runs.push(run);
-      left -= run.count;
-      next = run.start + run.count;
+      const busy = this.#onTheWay[vbd]!.next(run.start) ?? run.start + run.count;
+      const count = Math.min(run.count, busy - run.start);
+      if (count > 0) runs.push({ start: run.start, count });
+      left -= count;
+      next = run.start + Math.max(1, count);
     }
     return runs;
   }
@@ -178,6 +188,7 @@ export class BlockSender {
     for (const { start, count } of runs) {
       this.toSend[vbd]!.deleteRange(start, count);
       this.#urgent[vbd]!.deleteRange(start, count);
+      this.#onTheWay[vbd]!.addRange(start, count);
       for (let block = start; block < start + count; block++) this.#countSend(vbd, block);
     }
     const shipment = { ticket: this.#nextTicket++, vbd, runs, urgent };

@@ -23,19 +23,16 @@ export function prepared(
   if (event.type === "peer-lost" && reception !== undefined) {
     return [{ ...state, reception: { ...reception, link: "lost" } }, []];
   }
+  // The promise could not be made durable, or what was loaded is lost: without an answer the source thaws.
+  if (event.type === "failed") return [state, [{ type: "drop-link", reason: event.reason }]];
   if (event.type !== "received") return [state, []];
   const { message } = event;
   switch (message.type) {
     case "handover": {
       if (!isOurs(begun, message)) return unexpected(state, message);
-      const { source } = context;
       return [
         { phase: "resuming", begun, isAttached: true, isNothingMissing: false, problem: undefined },
-        [
-          // Durable first: a host that forgot that it owns the domain would leave it running nowhere.
-          { type: "persist", record: { phase: "owner", source, ...begun } },
-          { type: "resume-domain", generation: message.generation },
-        ],
+        resume(begun, context),
       ];
     }
     case "begin":
@@ -59,6 +56,14 @@ export function prepared(
     default:
       return unexpected(state, message);
   }
+}
+
+function resume(begun: Begun, { source }: DestinationContext): DestinationEffect[] {
+  return [
+    // Durable first: a host that forgot that it owns the domain would leave it running nowhere.
+    { type: "persist", record: { phase: "owner", source, ...begun } },
+    { type: "resume-domain", generation: begun.generation + 1 },
+  ];
 }
 
 /** The source lost the link before it passed its point of no return: it copies on, and prepares again. */
@@ -107,7 +112,11 @@ export function accept({ copies, memory }: Reception, { session }: DestinationCo
   });
 }
 
-export function resuming(state: Phase<"resuming">, event: DestinationEvent): DestinationStep {
+export function resuming(
+  state: Phase<"resuming">,
+  event: DestinationEvent,
+  context: DestinationContext,
+): DestinationStep {
   const { begun } = state;
   switch (event.type) {
     case "domain-resumed": {
@@ -130,8 +139,9 @@ export function resuming(state: Phase<"resuming">, event: DestinationEvent): Des
       // The domain ran before we heard that it does.
       return [{ ...state, isNothingMissing: true }, []];
     case "failed":
-      // Nobody may undo a handover: the domain stays suspended here, whole, and says why.
-      return [{ ...state, problem: event.reason }, []];
+      // Nobody may undo a handover: the domain stays suspended here, whole, and says why. The source's next
+      // session tries again; the driver waits longer before each.
+      return [{ ...state, problem: event.reason }, [{ type: "drop-link", reason: event.reason }]];
     case "peer-lost":
       return [{ ...state, isAttached: false }, []];
     case "received": {
@@ -139,11 +149,8 @@ export function resuming(state: Phase<"resuming">, event: DestinationEvent): Des
         return unexpected(state, event.message);
       }
       if (state.problem === undefined) return [{ ...state, isAttached: true }, []];
-      // A session later, what was in the way may be gone.
-      return [
-        { ...state, isAttached: true, problem: undefined },
-        [{ type: "resume-domain", generation: begun.generation + 1 }],
-      ];
+      // A session later, what was in the way may be gone: of the domain, or of the record.
+      return [{ ...state, isAttached: true, problem: undefined }, resume(begun, context)];
     }
     default:
       return [state, []];
@@ -221,16 +228,28 @@ function flush(state: Phase<"post-copy">, effects: readonly DestinationEffect[])
   return [{ ...state, isFlushing: true }, [...effects, { type: "flush" }]];
 }
 
-export function completed(state: Phase<"completed">, event: DestinationEvent): DestinationStep {
+export function completed(
+  state: Phase<"completed">,
+  event: DestinationEvent,
+  { source }: DestinationContext,
+): DestinationStep {
+  const { begun, counts } = state;
+  if (event.type === "failed") return [state, [{ type: "drop-link", reason: event.reason }]];
   if (event.type !== "received") return [state, []];
   const { message } = event;
   switch (message.type) {
     case "handover":
-      // Our `synchronised` was lost with the link.
-      if (!isOurs(state.begun, message)) return unexpected(state, message);
-      return [state, [synchronised(state.counts)]];
+      // Our `synchronised` was lost with the link, or could not be made durable.
+      if (!isOurs(begun, message)) return unexpected(state, message);
+      return [
+        state,
+        [
+          { type: "persist", record: { phase: "synchronised", source, ...begun, counts } },
+          synchronised(counts),
+        ],
+      ];
     case "finished": {
-      const { migration } = state.begun;
+      const { migration } = begun;
       if (message.migration !== migration) return unexpected(state, message);
       return [state, [{ type: "forget" }, send({ type: "aborted", migration })]];
     }

@@ -48,12 +48,12 @@ export function restore(record: DestinationRecord): DestinationStep {
       // A source that is still there begins again, and is told of a new session.
       return [{ phase: "idle" }, [{ type: "discard-memory" }, { type: "close-copies" }, { type: "forget" }]];
     case "prepared":
-      return [{ phase: "prepared", begun: record, reception: undefined }, []];
+      return [{ phase: "prepared", begun: begunOf(record), reception: undefined }, []];
     case "owner":
       return [
         {
           phase: "resuming",
-          begun: record,
+          begun: begunOf(record),
           isAttached: false,
           isNothingMissing: false,
           problem: undefined,
@@ -61,12 +61,17 @@ export function restore(record: DestinationRecord): DestinationStep {
         [{ type: "resume-domain", generation: record.generation + 1 }],
       ];
     case "synchronised":
-      return [{ phase: "completed", begun: record, counts: record.counts }, []];
+      return [{ phase: "completed", begun: begunOf(record), counts: record.counts }, []];
     case "aborted":
       return [{ phase: "aborted", migration: record.migration, reason: record.reason }, []];
     default:
       return unreachable(record);
   }
+}
+
+/** Nothing but this: a `phase` in it would get into the next record. */
+function begunOf({ migration, generation, domain }: Begun): Begun {
+  return { migration, generation, domain };
 }
 
 export function step(
@@ -86,11 +91,11 @@ export function step(
     case "prepared":
       return prepared(state, event, context);
     case "resuming":
-      return resuming(state, event);
+      return resuming(state, event, context);
     case "post-copy":
       return postCopy(state, event, context);
     case "completed":
-      return completed(state, event);
+      return completed(state, event, context);
     case "aborted":
       return aborted(state, event);
     default:
@@ -299,7 +304,7 @@ function memoryTaken<State extends Phase<"receiving"> | Phase<"loading">>(
   { attempt, offset }: Extract<DestinationEvent, { type: "memory-taken" }>,
 ): DestinationStep {
   const { reception } = state;
-  if (attempt !== reception.memory?.attempt) return [state, []];
+  if (attempt !== reception.memory?.attempt || offset <= reception.memory.taken) return [state, []];
   const memory = { ...reception.memory, taken: offset };
   return [
     { ...state, reception: { ...reception, memory } },

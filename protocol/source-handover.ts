@@ -6,7 +6,7 @@
 
 import type { BlockBitmap } from "./block-bitmap.ts";
 import { BlockSender } from "./block-sender.ts";
-import type { MigrationId } from "./messages.ts";
+import type { MigrationId, PostCopyCounts } from "./messages.ts";
 import {
   type Answer,
   blockCountsOf,
@@ -77,15 +77,7 @@ export function preparing(state: Phase<"preparing">, event: SourceEvent, context
       // Answers a `memory-begin` that was repeated after a lost link.
       if (message.type === "memory-ready") return [state, []];
       if (message.type !== "prepared") return unexpected(state, message);
-      const { migration, destination, generation } = context;
-      return [
-        { phase: "handing-over", link: "up" },
-        [
-          // Durable first: a source that forgot it had handed over would run the domain a second time.
-          { type: "persist", record: { phase: "handed-over", migration, destination, generation } },
-          handover(context),
-        ],
-      ];
+      return [{ phase: "handing-over", link: "up" }, persistAndHandOver(context)];
     }
     case "peer-lost":
       return thaw(state);
@@ -108,6 +100,15 @@ function thaw({ attempt, trip, memory }: Phase<"freezing"> | Phase<"preparing">)
   ];
 }
 
+/** Durable first: a source that forgot it had handed over would run the domain a second time. */
+function persistAndHandOver(context: SourceContext): SourceEffect[] {
+  const { migration, destination, generation } = context;
+  return [
+    { type: "persist", record: { phase: "handed-over", migration, destination, generation } },
+    handover(context),
+  ];
+}
+
 function handover({ migration, generation }: SourceContext): SourceEffect {
   return { type: "send", message: { type: "handover", migration, generation: generation + 1 } };
 }
@@ -119,7 +120,8 @@ export function handingOver(
 ): SourceStep {
   switch (event.type) {
     case "connected":
-      return [{ ...state, link: "up" }, [handover(context)]];
+      // Durable again: the first time it may have failed, and nothing has been sent then.
+      return [{ ...state, link: "up" }, persistAndHandOver(context)];
     case "peer-lost":
       return [{ ...state, link: "down" }, []];
     case "received": {
@@ -187,27 +189,27 @@ function synchronised(
   context: SourceContext,
   effects: readonly SourceEffect[],
 ): SourceStep {
-  const { migration, generation } = context;
+  const { generation } = context;
   return [
     { phase: "finishing", link: "up", counts },
-    [
-      ...effects,
-      { type: "keep-replica", generation },
-      { type: "persist", record: { phase: "completed", migration, counts } },
-      finished(context),
-    ],
+    [...effects, { type: "keep-replica", generation }, ...finished(counts, context)],
   ];
 }
 
-function finished({ migration }: SourceContext): SourceEffect {
-  return { type: "send", message: { type: "finished", migration } };
+/** Durable first: once it hears this, the destination no longer knows our `handover`. */
+function finished(counts: PostCopyCounts, { migration }: SourceContext): SourceEffect[] {
+  return [
+    { type: "persist", record: { phase: "completed", migration, counts } },
+    { type: "send", message: { type: "finished", migration } },
+  ];
 }
 
 /** Until it answers, the destination may still keep its record for our next `handover`. */
 export function finishing(state: Phase<"finishing">, event: SourceEvent, context: SourceContext): SourceStep {
   switch (event.type) {
     case "connected":
-      return [{ ...state, link: "up" }, [finished(context)]];
+      // Not the replica again: the domain may be on its way back already, and its blocks with it.
+      return [{ ...state, link: "up" }, finished(state.counts, context)];
     case "peer-lost":
       return [{ ...state, link: "down" }, []];
     case "received":

@@ -125,7 +125,12 @@ function acceptedAgain(state: Copying, accept: Answer<"accept">, context: Source
   const up: Copying = { ...state, link: "up" };
   return [
     up,
-    [...(up.phase === "memory-copy" ? memoryAgain(up, accept, context) : []), ...goOn(up, context)],
+    [
+      // The link may have been lost before the first one arrived.
+      { type: "send", message: { type: "ladder", choices: up.trip.choices } },
+      ...(up.phase === "memory-copy" ? memoryAgain(up, accept, context) : []),
+      ...goOn(up, context),
+    ],
   ];
 }
 
@@ -136,9 +141,12 @@ function memoryAgain(
   context: SourceContext,
 ): SourceEffect[] {
   const { attempt } = memory;
-  return memory.ready
-    ? [{ type: "resume-memory", attempt, offset: memoryTaken }]
-    : askForMemory(attempt, context);
+  if (!memory.ready) return askForMemory(attempt, context);
+  return [
+    // The last `memory-taken` may be lost: a window that stays full of taken bytes would stop the stream.
+    { type: "forget-memory", offset: memoryTaken },
+    { type: "resume-memory", attempt, offset: memoryTaken },
+  ];
 }
 
 /** Sends more, or ends the round when all was stored. */
