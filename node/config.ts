@@ -112,10 +112,6 @@ const Migration = z.strictObject({
     description: "pre-copy may send this many times the vbds' size",
     reason: "as Xen: beyond that, sending again costs more than pulling later",
   }),
-  downtimeGoalMs: option(Milliseconds.default(100), {
-    description: "freeze the domain once the rest of its memory fits into this time, milliseconds",
-    reason: "shorter than TCP's first retransmission (200 ms): clients see a slow answer, not a lost one",
-  }),
   remainingBlocksToFreeze: option(
     z
       .int()
@@ -139,6 +135,11 @@ const Migration = z.strictObject({
     description: "a connection that moved nothing for so long is given up and dialled again, milliseconds",
     reason:
       "longer than a switch's spanning tree or a disk's worst flush, shorter than an operator's patience",
+  }),
+  freezeTimeoutMs: option(Milliseconds.default(10_000), {
+    description:
+      "a frozen domain runs on at the source when the destination is not ready by then, milliseconds",
+    reason: "no guest's TCP connection breaks in so short a time, and no healthy handover takes so long",
   }),
   reconnectDelayMs: DelayRange.prefault({}),
 });
@@ -233,8 +234,8 @@ function crossCheck(config: Omit<Parsed, never>, context: z.RefinementCtx): void
   if (migration.reconnectDelayMs.min > migration.reconnectDelayMs.max) {
     refuse(["migration", "reconnectDelayMs", "min"], "must not exceed migration.reconnectDelayMs.max");
   }
-  if (migration.stallTimeoutMs <= migration.downtimeGoalMs) {
-    refuse(["migration", "stallTimeoutMs"], "must exceed migration.downtimeGoalMs");
+  if (migration.stallTimeoutMs <= migration.reconnectDelayMs.min) {
+    refuse(["migration", "stallTimeoutMs"], "must exceed migration.reconnectDelayMs.min");
   }
   for (const [index, peer] of peers.entries()) {
     if (peer.data !== undefined && peerIdOf(peer.data) !== peerIdOf(peer.control)) {

@@ -114,7 +114,7 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
       facts,
       placements: () => placements.all(),
       announce: (peer, news) => peers.learn(peer, news),
-      probe: (domain, generation) => data.service().probe(domain, generation),
+      probe: (peer, domain, generation) => data.service().probe(domain, generation, peer),
     });
     await placements.updateAll();
     peers.start();

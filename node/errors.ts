@@ -144,6 +144,13 @@ const MIGRATIONS = {
     ({ domain, host, reason }) => `the migration failed (${reason}); ${domain} stays on ${host}`,
     () => "remove the cause and start it again: what was sent is kept",
   ),
+  MIGRATION_REFUSED: entry<{ domain: string; host: string; to: string; cause: string; reason: string }>(
+    1,
+    "The destination does not take the domain; `detail.cause` is its code.",
+    ({ domain, host, to, cause, reason }) =>
+      `${to} refuses ${domain}: ${reason} (${cause}); it stays on ${host}`,
+    () => "remove the cause and start it again: nothing was changed",
+  ),
   MIGRATION_UNFINISHED: entry<{ domain: string; host: string; reason: string }>(
     3,
     "The domain runs at the destination and blocks of its vbds are still at the source.",

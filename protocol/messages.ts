@@ -60,6 +60,8 @@ export type SourceMessage =
       migration: MigrationId;
       generation: Generation;
       domain: DomainDescription;
+      /** What the vbds occupy at the source: a destination without copies needs so much space. */
+      dataBytes: number;
     }
   /** Which rung each vbd takes: the destination makes its copies ready and answers nothing. */
   | { type: "ladder"; choices: readonly RungChoice[] }

@@ -45,10 +45,10 @@ export function negotiating(
   }
 }
 
-export function begin({ migration, generation, domain }: SourceContext): SourceEffect {
+export function begin({ migration, generation, domain, dataBytes }: SourceContext): SourceEffect {
   return {
     type: "send",
-    message: { type: "begin", version: PROTOCOL_VERSION, migration, generation, domain },
+    message: { type: "begin", version: PROTOCOL_VERSION, migration, generation, domain, dataBytes },
   };
 }
 

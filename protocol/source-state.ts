@@ -25,6 +25,8 @@ export type SourceContext = {
   readonly migration: MigrationId;
   readonly destination: HostId;
   readonly domain: DomainDescription;
+  /** What the vbds occupy here, for a destination that has to make room. */
+  readonly dataBytes: number;
   /** The stay that ends here; the handover creates `generation + 1`. */
   readonly generation: Generation;
   readonly log: GenerationLog;

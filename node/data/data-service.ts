@@ -137,10 +137,10 @@ export class DataService {
   }
 
   /** Another host asks whether its domain might come here. */
-  async probe(domain: DomainDescription, generation: number): Promise<Probe> {
+  async probe(domain: DomainDescription, generation: number, source: string): Promise<Probe> {
     try {
       this.#parts.domains.hypervisor(domain.hypervisor);
-      return { copies: await examineCopies(this.#parts, { domain, generation, bytesNeeded: 0 }) };
+      return { copies: await examineCopies(this.#parts, { domain, generation, source, bytesNeeded: 0 }) };
     } catch (error) {
       return { refusal: nodeErrorOf(error).message };
     }

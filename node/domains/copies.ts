@@ -3,7 +3,7 @@
  * nothing is changed by it. DESIGN §4 rule 7: an old copy is the asset, never an obstacle.
  */
 
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import type { CopyAtDestination, DomainDescription, VbdDescription } from "../../protocol/messages.ts";
 import type { Generation } from "../../protocol/units.ts";
@@ -23,19 +23,22 @@ export type CopiesParts = { metadata: Metadata; paths: HostPaths; self: string; 
 
 /**
  * Throws the refusal (NOT_OWNER, VBD_SIZE_MISMATCH, VBD_BUSY, DESTINATION_FULL); `bytesNeeded` is what the
- * source would send at most.
+ * vbds occupy at the source: what is here of them already needs no room again.
  */
 export async function examineCopies(
   { metadata, paths, self, hostName }: CopiesParts,
   {
     domain,
     generation,
+    source,
     bytesNeeded,
-  }: { domain: DomainDescription; generation: Generation; bytesNeeded: number },
+  }: { domain: DomainDescription; generation: Generation; source: string; bytesNeeded: number },
 ): Promise<CopyAtDestination[]> {
   refuseUnsafeNames(domain);
   const known = await metadata.domains.get(domain.id);
-  if (known !== undefined && (known.generation > generation || known.owner === self)) {
+  // Only the host that we know to own the domain under this generation, or a later one, may hand it over.
+  const isForeign = known !== undefined && known.generation === generation && known.owner !== source;
+  if (known !== undefined && (isForeign || known.generation > generation || known.owner === self)) {
     throw new NodeError("NOT_OWNER", {
       domain: domain.name,
       owner: known.owner === self ? hostName : known.owner,
@@ -52,9 +55,35 @@ export async function examineCopies(
     const record = await metadata.vbds.get(domain.id, vbd.name);
     copies.push(await examineCopy({ paths, hostName }, { domain, vbd, record, replica }));
   }
-  if (copies.some(({ kind }) => kind === "none")) await refuseWithoutSpace({ paths, hostName, bytesNeeded });
+  await refuseWithoutSpace({
+    paths,
+    hostName,
+    bytesNeeded: bytesNeeded - (await occupiedBy(metadata, paths, domain)),
+  });
   return copies;
 }
+
+async function occupiedBy(
+  metadata: Metadata,
+  paths: HostPaths,
+  { id, vbds }: DomainDescription,
+): Promise<number> {
+  let bytes = 0;
+  for (const { name } of vbds) {
+    const path = (await metadata.vbds.get(id, name))?.path ?? paths.vbdFile(id, name);
+    if (existsSync(path)) bytes += occupiedBytes(path);
+  }
+  return bytes;
+}
+
+/** What a file takes of its file system, holes left out; a device is all there. */
+export function occupiedBytes(path: string): number {
+  const info = statSync(path);
+  return info.isBlockDevice() ? sizeOfPath(path) : info.blocks * STAT_BLOCK_BYTES;
+}
+
+/** The unit of `st_blocks`, whatever the file system's own is. */
+const STAT_BLOCK_BYTES = 512;
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const VBD_NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
@@ -127,6 +156,7 @@ async function refuseWithoutSpace({
   hostName: string;
   bytesNeeded: number;
 }): Promise<void> {
+  if (bytesNeeded <= 0) return;
   const { bavail, bsize } = await statfs(paths.dataDir);
   const freeBytes = bavail * bsize;
   if (freeBytes < bytesNeeded) {

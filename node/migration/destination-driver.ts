@@ -15,6 +15,7 @@ import type {
 } from "../../protocol/destination.ts";
 import { step } from "../../protocol/destination.ts";
 import type { GenerationLogEntry } from "../../protocol/generation-log.ts";
+import { VBDS_MAX } from "../../protocol/limits.ts";
 import type {
   CopyAtDestination,
   DomainDescription,
@@ -23,7 +24,7 @@ import type {
   RungChoice,
   SourceMessage,
 } from "../../protocol/messages.ts";
-import type { BlockRun, Generation } from "../../protocol/units.ts";
+import { BLOCK_SIZE_BYTES, type BlockRun, type Generation } from "../../protocol/units.ts";
 import { digestsOf } from "../../storage/digests.ts";
 import type { Attachment, Copies } from "../attachment/attachment.ts";
 import type { FaultPoints } from "../fault-points.ts";
@@ -72,10 +73,14 @@ export type DestinationParts = {
 /** What a disk writes within some ten milliseconds: so much may be left to flush at the freeze. */
 const FLUSH_EVERY_BYTES = 4 << 20;
 
+const RESUME_RETRY_MS = 2_000;
+
 const PULL_BLOCKS_MAX = 1024;
 
 /** Bytes of blocks that were read from the socket and not yet stored. A peer that sends on is not read. */
 const UNSTORED_BYTES_MAX = 32 << 20;
+/** Questions of the hash rung answered at once: an honest source keeps four open for each vbd. */
+const DIGESTS_OPEN_MAX = 4 * VBDS_MAX;
 
 export class DestinationDriver {
   readonly migration: MigrationId;
@@ -89,6 +94,9 @@ export class DestinationDriver {
   #prepared: PreparedState | undefined;
   readonly #storing = new Set<Promise<unknown>>();
   #unstoredBytes = 0;
+  #digestsOpen = 0;
+  #retry: NodeJS.Timeout | undefined;
+  #stopped = false;
   #unflushedBytes = 0;
   #flushing: Promise<void> | undefined;
   #roomMade: (() => void) | undefined;
@@ -137,9 +145,11 @@ export class DestinationDriver {
   /** Resolves when there is room for the next message. */
   async received(session: Session<SourceMessage>, message: SourceMessage): Promise<void> {
     if (this.#session !== session) return;
-    if (message.type === "blocks") this.#unstoredBytes += message.data.length;
+    if (message.type === "blocks") this.#unstoredBytes += costOf(message);
     this.#machine.post({ type: "received", message });
-    while (this.#unstoredBytes > UNSTORED_BYTES_MAX && this.#session === session) {
+    const isFull = (): boolean =>
+      this.#unstoredBytes > UNSTORED_BYTES_MAX || this.#digestsOpen > DIGESTS_OPEN_MAX;
+    while (isFull() && this.#session === session) {
       await new Promise<void>((resolve) => {
         this.#roomMade = resolve;
       });
@@ -164,6 +174,8 @@ export class DestinationDriver {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true;
+    clearTimeout(this.#retry);
     this.#session?.end(new Error("the daemon stops"));
     await this.#machine.stop();
   }
@@ -231,9 +243,15 @@ export class DestinationDriver {
   }
 
   #digest({ vbd, level, start, count }: Extract<DestinationEffect, { type: "digest" }>): void {
+    this.#digestsOpen += 1;
     this.#later(async () => {
-      const digests = await digestsOf(this.#open().store(vbd), { level, start, count });
-      return { type: "digests", vbd, level, start, digests };
+      try {
+        const digests = await digestsOf(this.#open().store(vbd), { level, start, count });
+        return { type: "digests", vbd, level, start, digests };
+      } finally {
+        this.#digestsOpen -= 1;
+        this.#roomMade?.();
+      }
     });
   }
 
@@ -248,7 +266,7 @@ export class DestinationDriver {
     this.#flushSoon(data.length);
     const storing = work().finally(() => {
       this.#storing.delete(storing);
-      this.#unstoredBytes -= data.length;
+      this.#unstoredBytes -= costOf(message);
       this.#roomMade?.();
     });
     this.#storing.add(storing);
@@ -326,12 +344,18 @@ export class DestinationDriver {
     if (record.phase === "owner") await faults.point("destination-owner-persisted");
   }
 
+  /** Tried again until it works: nobody else may run the domain. Each failure is shown as the domain's problem. */
   #resume(generation: Generation): void {
     this.#later(async () => {
-      this.#copies = await this.#parts.resume(this.#copies, generation, {
-        needBlocks: (event) => this.#machine.post(event),
-        nothingMissing: () => this.#machine.post({ type: "nothing-missing" }),
-      });
+      try {
+        this.#copies = await this.#parts.resume(this.#copies, generation, {
+          needBlocks: (event) => this.#machine.post(event),
+          nothingMissing: () => this.#machine.post({ type: "nothing-missing" }),
+        });
+      } catch (error) {
+        if (!this.#stopped) this.#retry = setTimeout(() => this.#resume(generation), RESUME_RETRY_MS);
+        throw error;
+      }
       this.#incoming = undefined;
       this.#machine.post({ type: "domain-resumed" });
       // After `domain-resumed`: only then is post-copy there to hear it.
@@ -379,6 +403,11 @@ export class DestinationDriver {
     this.#session?.end(toError(error));
     return undefined;
   }
+}
+
+/** What a message of blocks costs until it is stored: zero blocks travel for nothing and are written all the same. */
+function costOf({ data, zeroes }: Extract<SourceMessage, { type: "blocks" }>): number {
+  return data.length + countOf(zeroes) * BLOCK_SIZE_BYTES;
 }
 
 /** A guest's trim of a whole vbd may wait for more blocks than one `pull` may ask for. */

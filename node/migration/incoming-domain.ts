@@ -40,6 +40,7 @@ export class DomainReception {
   readonly #parts: IncomingDomainParts;
   readonly #incoming: IncomingDomain;
   #choices: readonly RungChoice[] = [];
+  #generationStarted: Promise<void> | undefined;
 
   constructor(parts: IncomingDomainParts, incoming: IncomingDomain) {
     this.#parts = parts;
@@ -101,6 +102,7 @@ export class DomainReception {
   async prepareMemory(): Promise<IncomingMemory> {
     const { domains } = this.#parts;
     const { domain, generation } = this.#incoming;
+    await this.#startGeneration();
     const vbds = await this.#vbds();
     const spec = domains.spec({ ...domain, generation: generation + 1 }, vbds);
     return domains.hypervisor(domain.hypervisor).migrateIn(spec);
@@ -130,19 +132,30 @@ export class DomainReception {
         await presence.close();
       }),
     );
-    // Before the domain may run: its first write must find a durable log of its generation.
-    const vbds = await this.#vbds();
-    await domains.startGeneration(
-      {
-        ...domain,
-        vbds: [...domain.vbds],
-        generation: generation + 1,
-        owner: this.#parts.self,
-        state: "prepared",
-        createdAt: 0,
-      },
-      vbds,
+    await this.#startGeneration();
+  }
+
+  /**
+   * Before the domain may run: its first write must find a durable log of its generation. Done while the memory
+   * is copied, so that the freeze does not pay for it.
+   */
+  #startGeneration(): Promise<void> {
+    const { domains, self } = this.#parts;
+    const { domain, generation } = this.#incoming;
+    this.#generationStarted ??= this.#vbds().then((vbds) =>
+      domains.startGeneration(
+        {
+          ...domain,
+          vbds: [...domain.vbds],
+          generation: generation + 1,
+          owner: self,
+          state: "prepared",
+          createdAt: 0,
+        },
+        vbds,
+      ),
     );
+    return this.#generationStarted;
   }
 
   /** Exports the vbds under the new generation and lets the domain run; also after a restart. */

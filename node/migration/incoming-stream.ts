@@ -16,6 +16,7 @@ export class IncomingStream {
   readonly memory: IncomingMemory;
   taken = 0;
   #reported = 0;
+  #turn: Promise<void> = Promise.resolve();
   readonly #onTaken: (offset: number) => void;
 
   constructor(
@@ -40,7 +41,10 @@ export class IncomingStream {
           message: message.type,
         });
       }
-      await this.#take(message.offset, message.data);
+      // Channels of two sessions may overlap for a moment: one chunk at a time, whoever brought it.
+      const turn = this.#turn.then(() => this.#take(message.offset, message.data));
+      this.#turn = turn.catch(() => undefined);
+      await turn;
     }
   }
 

@@ -7,13 +7,13 @@
 import { randomUUID } from "node:crypto";
 import * as destination from "../../protocol/destination.ts";
 import { ProtocolError } from "../../protocol/errors.ts";
-import { MEMORY_PROTOCOL, MIGRATION_PROTOCOL } from "../../protocol/limits.ts";
+import { MEMORY_PROTOCOL, MIGRATION_PROTOCOL, PROTOCOL_VERSION } from "../../protocol/limits.ts";
 import type { DomainDescription, SourceMessage } from "../../protocol/messages.ts";
 import * as source from "../../protocol/source.ts";
 import type { JournalEntry } from "../../storage/journal-records.ts";
 import type { DomainRecord } from "../../storage/records.ts";
 import type { HopReport, MigrateOptions, Progress } from "../control/api.ts";
-import { type CopiesParts, examineCopies } from "../domains/copies.ts";
+import { type CopiesParts, examineCopies, occupiedBytes } from "../domains/copies.ts";
 import { readGenerationLog } from "../domains/stored-log.ts";
 import { NodeError, nodeErrorOf } from "../errors.ts";
 import type { Channel, Connection, Network } from "../network/network.ts";
@@ -80,6 +80,7 @@ export class Migrations {
       const replicas = await metadata.replicas.list(fresh.id);
       const context = outgoingContext(fresh, {
         destination: to.host,
+        dataBytes: sum((await domains.vbdsOf(fresh)).map(({ path }) => occupiedBytes(path))),
         log: await readGenerationLog(metadata, fresh),
         replicas: replicas
           .filter(({ host, generation }) => host !== self && generation > 0)
@@ -93,7 +94,12 @@ export class Migrations {
       const outgoing = new OutgoingMigration(this.#parts, { domain: fresh, context, to: to.name }, state0);
       this.#outgoing.set(fresh.id, outgoing);
       void outgoing.ended.then(() => this.#left(outgoing));
-      await outgoing.start(effects);
+      try {
+        await outgoing.start(effects);
+      } catch (error) {
+        this.#left(outgoing);
+        throw error;
+      }
       return outgoing;
     });
     const stopListening = migration.onProgress(options.onProgress);
@@ -155,7 +161,13 @@ export class Migrations {
       {
         received: async (message) => {
           if (driver === undefined) {
-            driver = await this.#driverFor(channel.peer, message);
+            try {
+              driver = await this.#driverFor(channel.peer, message);
+            } catch (error) {
+              if (!(error instanceof NodeError) || message.type !== "begin") throw error;
+              session.send({ type: "refuse", code: error.code, reason: error.message });
+              return;
+            }
             isKnown.resolve();
             clearTimeout(patience);
             driver?.attach(session);
@@ -164,6 +176,7 @@ export class Migrations {
           await driver.received(session, message);
         },
         lost: () => driver?.detached(session),
+        misfit: ({ message }) => ({ type: "refuse", code: "PEER_VERSION", reason: message }),
       },
       { decoder: codec.decodeSource() },
     );
@@ -188,12 +201,38 @@ export class Migrations {
       if (known.context.source !== peer) throw new Error(`${peer} is not the source of ${message.migration}`);
       return known;
     }
-    if (message.type !== "begin") return undefined;
+    if (message.type !== "begin") return this.#fromJournal(peer, message.migration);
+    if (message.version !== PROTOCOL_VERSION) {
+      const { hostName } = this.#parts;
+      throw new NodeError("PEER_VERSION", {
+        host: hostName,
+        ours: message.version,
+        theirs: PROTOCOL_VERSION,
+      });
+    }
+    const active = [...this.#incoming.values()].filter(({ state }) => !isOver(state)).length;
+    if (active >= INCOMING_MAX) {
+      throw new NodeError("PEER_REFUSED", {
+        host: this.#parts.hostName,
+        reason: `it receives ${active} domains already`,
+      });
+    }
     const busy = [...this.#incoming.values()].find(
       ({ domain, state }) => domain.id === message.domain.id && !isOver(state),
     );
     if (busy !== undefined) await this.#supersede(busy, peer, message.domain);
-    return this.#newDriver(peer, message);
+    const { migration, generation, domain: description, dataBytes } = message;
+    const begun = { migration, generation, domain: description, source: peer, dataBytes };
+    return this.#driver(begun, destination.initial);
+  }
+
+  /** One that ended here long ago, and whose source has not heard of it. */
+  async #fromJournal(peer: string, migration: string): Promise<DestinationDriver | undefined> {
+    const entry = await this.#parts.metadata.journal.get(migration);
+    if (entry?.role !== "destination" || !("source" in entry.record)) return undefined;
+    if (entry.record.source !== peer) throw new Error(`${peer} is not the source of ${migration}`);
+    await this.#restoreDestination(entry);
+    return this.#incoming.get(migration);
   }
 
   /** The source decides: when it begins anew, it has given the earlier attempt up. Nobody else may say so. */
@@ -204,13 +243,14 @@ export class Migrations {
     await busy.abandon("the source began another migration of the domain");
   }
 
-  #newDriver(peer: string, message: Extract<SourceMessage, { type: "begin" }>): DestinationDriver {
-    const { migration, generation, domain } = message;
-    return this.#driver({ migration, generation, domain, source: peer }, destination.initial);
-  }
-
   #driver(
-    incoming: { migration: string; generation: number; domain: DomainDescription; source: string },
+    incoming: {
+      migration: string;
+      generation: number;
+      domain: DomainDescription;
+      source: string;
+      dataBytes: number;
+    },
     initial: destination.DestinationState,
   ): DestinationDriver {
     const { domain, migration } = incoming;
@@ -225,7 +265,8 @@ export class Migrations {
       {
         log: parts.log.child({ migration, domain: domain.id }),
         faults: parts.faults,
-        examine: (_domain, generation) => this.#examine(domain, generation),
+        examine: (_domain, generation) =>
+          this.#examine({ domain, generation, source: incoming.source, bytesNeeded: incoming.dataBytes }),
         openCopies: (_domain, choices) => reception.openCopies(choices),
         closeCopies: (copies) => reception.closeCopies(copies),
         persist: async (record, prepared) => {
@@ -261,13 +302,13 @@ export class Migrations {
     for (const [id] of over.slice(0, Math.max(0, over.length - RETIRED_MAX))) this.#incoming.delete(id);
   }
 
-  async #examine(domain: DomainDescription, generation: number) {
+  async #examine(wish: Parameters<typeof examineCopies>[1]) {
     try {
-      this.#parts.domains.hypervisor(domain.hypervisor);
-      return { copies: await examineCopies(this.#parts, { domain, generation, bytesNeeded: 0 }) };
+      this.#parts.domains.hypervisor(wish.domain.hypervisor);
+      return { copies: await examineCopies(this.#parts, wish) };
     } catch (error) {
-      const { code, message } = nodeErrorOf(error);
-      return { refused: { code, reason: message } };
+      const { code, message, remedy } = nodeErrorOf(error);
+      return { refused: { code, reason: remedy === undefined ? message : `${message}; ${remedy}` } };
     }
   }
 
@@ -309,6 +350,7 @@ export class Migrations {
       {
         migration: record.migration,
         destination: destinationHost,
+        dataBytes: 0,
         log: await readGenerationLog(metadata, { ...domain, generation }),
         replicas: [],
         limits: this.#parts.limits,
@@ -327,12 +369,16 @@ export class Migrations {
     if (record.phase === "aborted") return this.#parts.metadata.journal.remove(record.migration);
     const { migration, generation, domain } = record;
     const [state, effects] = destination.restore(record);
-    const driver = this.#driver({ migration, generation, domain, source: record.source }, state);
+    // What it asked for is not in the journal, and what has arrived lies on the disk already.
+    const begun = { migration, generation, domain, source: record.source, dataBytes: 0 };
+    const driver = this.#driver(begun, state);
     await driver.start(effects);
   }
 }
 
 const RETIRED_MAX = 64;
+/** Domains received at once. */
+const INCOMING_MAX = 16;
 
 function isOver({ phase }: destination.DestinationState): boolean {
   return phase === "completed" || phase === "aborted" || phase === "idle";
@@ -345,7 +391,7 @@ function unknownMigration(session: Session<SourceMessage>, message: SourceMessag
 
 function outgoingContext(
   domain: DomainRecord,
-  rest: Pick<source.SourceContext, "destination" | "log" | "replicas"> & {
+  rest: Pick<source.SourceContext, "destination" | "dataBytes" | "log" | "replicas"> & {
     migration?: string;
     limits: MigrationsParts["limits"];
   },
@@ -361,6 +407,10 @@ function outgoingContext(
   };
 }
 
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}
+
 function reportOf(
   outcome: Outcome,
   { record, self, to }: { record: DomainRecord; self: string; to: string },
@@ -368,6 +418,9 @@ function reportOf(
   if (outcome.kind === "completed") return outcome.report;
   const facts = { domain: record.name, host: self, reason: outcome.reason };
   if (outcome.kind === "cancelled") throw new NodeError("MIGRATION_CANCELLED", facts);
+  if (outcome.kind === "refused") {
+    throw new NodeError("MIGRATION_REFUSED", { ...facts, to, cause: outcome.cause });
+  }
   if (outcome.kind === "undecided") throw new NodeError("MIGRATION_UNDECIDED", { ...facts, host: to });
   if (outcome.kind === "unfinished") throw new NodeError("MIGRATION_UNFINISHED", { ...facts, host: to });
   throw new NodeError("MIGRATION_FAILED", facts);

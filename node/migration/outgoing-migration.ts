@@ -37,7 +37,8 @@ export type OutgoingParts = {
 
 export type Outcome =
   | { kind: "completed"; report: HopReport }
-  | { kind: "cancelled" | "failed" | "undecided" | "unfinished"; reason: string };
+  | { kind: "cancelled" | "failed" | "undecided" | "unfinished"; reason: string }
+  | { kind: "refused"; cause: string; reason: string };
 
 const PROGRESS_EVERY_MS = 250;
 
@@ -193,10 +194,15 @@ export class OutgoingMigration {
     }
     if (state.phase === "finishing" || state.phase === "completed") void this.#completed();
     if (state.phase === "aborting" || state.phase === "aborted") {
-      const kind = this.#cancelReason === undefined ? "failed" : "cancelled";
-      this.#settle.resolve({ kind, reason: state.reason });
+      this.#settle.resolve(this.#outcomeOfAbort(state.reason));
     }
     if (hasEnded(state)) this.#end.resolve();
+  }
+
+  #outcomeOfAbort(reason: string): Outcome {
+    if (this.#cancelReason !== undefined) return { kind: "cancelled", reason };
+    const refusal = this.#driver?.refusal;
+    return refusal === undefined ? { kind: "failed", reason } : { kind: "refused", ...refusal };
   }
 
   async #completed(): Promise<void> {

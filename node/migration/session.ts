@@ -4,6 +4,7 @@
  */
 
 import { crc32 } from "node:zlib";
+import { ProtocolError } from "../../protocol/errors.ts";
 import type { Message } from "../../protocol/messages.ts";
 import { createCodec, type Decoder } from "../../protocol/wire.ts";
 import type { Channel } from "../network/network.ts";
@@ -17,6 +18,8 @@ export type SessionListener<M extends Message> = {
   /** Awaited before the next message is read: a peer that sends more than we take is not read further. */
   received(message: M): void | Promise<void>;
   lost(error: Error): void;
+  /** What arrived is of a version that we do not speak: the answer to it, if any, before the session ends. */
+  misfit?(error: ProtocolError): Message;
 };
 
 /** `M`: what the peer may send. */
@@ -60,8 +63,18 @@ export class Session<M extends Message> {
       this.end(new Error("the peer ended the session"));
     } catch (error) {
       crashIfOurs(error);
+      if (!this.#ended) await this.#answerMisfit(error);
       this.end(toError(error));
     }
+  }
+
+  /** A peer of another version is told so by name: a link that only breaks would be dialled for ever. */
+  async #answerMisfit(error: unknown): Promise<void> {
+    if (!(error instanceof ProtocolError) || error.code !== "PROTOCOL_VERSION_MISMATCH") return;
+    const answer = this.#listener.misfit?.(error);
+    if (answer === undefined) return;
+    this.send(answer);
+    await this.finish();
   }
 
   setVbds(sizesBytes: readonly number[]): void {

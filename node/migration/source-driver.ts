@@ -31,8 +31,10 @@ import { differingDigests } from "./differing-digests.ts";
 import { MachineDriver } from "./machine-driver.ts";
 import { MemoryRelay } from "./outgoing-memory.ts";
 import { RateLimiter } from "./rate-limiter.ts";
+import { hopelessFailure, type Refusal } from "./refusal.ts";
 import { codec, Session, toError } from "./session.ts";
 import { SourceMeter } from "./source-figures.ts";
+import { wait, watchForStall } from "./stall-watch.ts";
 
 export type SourceParts = {
   network: Network;
@@ -56,6 +58,7 @@ export type SourceOptions = {
   /** The destination's bulk listener. Asked for again at each dial: it may move. */
   address(): Promise<string>;
   stallTimeoutMs: number;
+  freezeTimeoutMs: number;
   bandwidthMaxBytesPerSecond?: number;
   reconnectDelayMs: { min: number; max: number };
 };
@@ -74,11 +77,15 @@ export class SourceDriver {
   readonly #stopping = new AbortController();
   #linking: Promise<void> = Promise.resolve();
   #freezeAttempt = 0;
+  readonly #startedAtMs: number;
+  #frozenWatch: NodeJS.Timeout | undefined;
+  #refusal: Refusal | undefined;
 
   constructor(initial: SourceState, context: SourceContext, parts: SourceParts, options: SourceOptions) {
     this.context = context;
     this.#parts = parts;
     this.#options = options;
+    this.#startedAtMs = parts.clock.nowMs();
     this.#limiter = new RateLimiter(parts.clock, { bytesPerSecond: options.bandwidthMaxBytesPerSecond });
     this.meter = new SourceMeter(
       parts.clock,
@@ -96,6 +103,11 @@ export class SourceDriver {
     return this.#machine.state;
   }
 
+  /** Why the destination does not take the domain, where it said so. */
+  get refusal(): Refusal | undefined {
+    return this.#refusal;
+  }
+
   /** Performs what a start or a restore asks for, then keeps the link up until the migration ended. */
   async start(effects: readonly SourceEffect[]): Promise<void> {
     await this.#machine.begin(effects);
@@ -110,6 +122,7 @@ export class SourceDriver {
   /** Ends the driver, not the migration: the journal knows where it stands. */
   async stop(): Promise<void> {
     this.#stopping.abort();
+    clearTimeout(this.#frozenWatch);
     this.#session?.end(new Error("the daemon stops"));
     await this.#linking;
     await this.#machine.stop();
@@ -142,9 +155,13 @@ export class SourceDriver {
       const session = new Session(
         channel,
         {
-          received: (message) => this.#machine.post({ type: "received", message }),
+          received: (message) => {
+            if (message.type === "refuse") this.#refusal = { cause: message.code, reason: message.reason };
+            this.#machine.post({ type: "received", message });
+          },
           lost: (error) => {
             log.info("link lost", { migration: this.context.migration, reason: error.message });
+            this.#notUnderstood(error);
             lost.resolve();
           },
         },
@@ -156,12 +173,14 @@ export class SourceDriver {
       );
       this.#session = session;
       this.#machine.post({ type: "connected" });
-      const watch = this.#watchForStall(connection, session);
+      const { stallTimeoutMs } = this.#options;
+      const watch = watchForStall(connection, { stallTimeoutMs, onStall: (error) => session.end(error) });
       await Promise.race([session.read(), lost.promise]);
       await watch.stop();
       return true;
     } catch (error) {
       log.debug("no link", { migration: this.context.migration, reason: toError(error).message });
+      this.#notUnderstood(error);
       return false;
     } finally {
       if (this.#session !== undefined) {
@@ -173,39 +192,26 @@ export class SourceDriver {
     }
   }
 
-  /** A peer that does not answer at all is lost, however open the socket looks. */
-  #watchForStall(connection: Connection, session: Session<DestinationMessage>): { stop(): Promise<void> } {
-    const stopped = new AbortController();
-    const { stallTimeoutMs } = this.#options;
-    const run = async (): Promise<void> => {
-      while (!stopped.signal.aborted) {
-        const before = connection.bytesReceived();
-        try {
-          await connection.ping(AbortSignal.any([stopped.signal, AbortSignal.timeout(stallTimeoutMs)]));
-        } catch {
-          // A ping queues behind what is being sent: on a slow link bytes that arrive are the sign of life.
-          const isStalled = connection.bytesReceived() === before;
-          if (isStalled && !stopped.signal.aborted) {
-            session.end(new Error(`no answer for ${stallTimeoutMs} ms`));
-            return;
-          }
-        }
-        await wait(stallTimeoutMs / 4, stopped.signal);
-      }
-    };
-    const running = run();
-    return {
-      stop: async () => {
-        stopped.abort();
-        await running;
-      },
-    };
+  /**
+   * Ends the attempt where trying again would bring the same answer, or where the destination never answered for
+   * so long: nothing is invested yet that a longer wait could save. Afterwards a lost link only pauses (DESIGN §4
+   * rule 9).
+   */
+  #notUnderstood(error: unknown): void {
+    if (!isBeforeHandover(this.state)) return;
+    const waitedMs = this.#parts.clock.nowMs() - this.#startedAtMs;
+    const isInVain = this.state.phase === "negotiating" && waitedMs >= this.#options.stallTimeoutMs;
+    const reason = `the destination cannot be reached: ${toError(error).message}`;
+    const failure = hopelessFailure(error) ?? (isInVain ? { refusal: undefined, reason } : undefined);
+    if (failure === undefined) return;
+    this.#refusal = failure.refusal;
+    this.#machine.post({ type: "failed", reason: failure.reason });
   }
 
   // Effects.
 
   async #perform(effect: SourceEffect): Promise<void> {
-    const { attachment, hypervisor } = this.#parts;
+    const { attachment } = this.#parts;
     switch (effect.type) {
       case "send":
         return this.#send(effect);
@@ -266,11 +272,11 @@ export class SourceDriver {
         return this.#unfreeze();
       case "destroy-remains":
         await this.#parts.faults.point("source-resumed");
-        this.#memory?.relay.stop();
-        await this.#memory?.source.cancel().catch(() => undefined);
-        this.#memory = undefined;
-        await this.#closeMemoryLink();
-        return hypervisor.destroy(this.context.domain.id);
+        // Not awaited: the guest over there waits for blocks, not for the end of a process here.
+        return this.#later(
+          () => this.#destroyRemains(),
+          () => false,
+        );
       case "keep-replica":
         return this.#parts.keepReplica(effect.generation);
       case "drop-link":
@@ -349,6 +355,16 @@ export class SourceDriver {
     this.meter.dirtied(dirty);
     this.#parts.fenced(written);
     this.#machine.post({ type: "fenced", attempt, dirty, written });
+  }
+
+  async #destroyRemains(): Promise<undefined> {
+    const memory = this.#memory;
+    this.#memory = undefined;
+    memory?.relay.stop();
+    await memory?.source.cancel().catch(() => undefined);
+    await this.#closeMemoryLink();
+    await this.#parts.hypervisor.destroy(this.context.domain.id);
+    return undefined;
   }
 
   /** Also after a restart, when nothing is known of a memory stream: the guest's process is asked. */
@@ -445,7 +461,21 @@ export class SourceDriver {
   #changed(state: SourceState): void {
     this.meter.observe(state);
     this.#parts.changed(state);
+    this.#watchFrozen(state);
     if (hasEnded(state)) void this.#leave();
+  }
+
+  /** A frozen guest waits for the destination only so long: then the link is given up, and it runs on here. */
+  #watchFrozen({ phase }: SourceState): void {
+    const isFrozen = phase === "freezing" || phase === "preparing";
+    if (isFrozen === (this.#frozenWatch !== undefined)) return;
+    clearTimeout(this.#frozenWatch);
+    this.#frozenWatch = undefined;
+    if (!isFrozen) return;
+    const { freezeTimeoutMs } = this.#options;
+    this.#frozenWatch = setTimeout(() => {
+      this.#session?.end(new Error(`the destination was not prepared after ${freezeTimeoutMs} ms`));
+    }, freezeTimeoutMs);
   }
 
   /** The migration ended: the last message leaves, then the session does. */
@@ -469,17 +499,4 @@ export class SourceDriver {
 
 export function hasEnded(state: SourceState): boolean {
   return state.phase === "completed" || state.phase === "aborted";
-}
-
-async function wait(ms: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  await new Promise<void>((resolve) => {
-    const done = (): void => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", done);
-  });
 }

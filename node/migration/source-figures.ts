@@ -100,7 +100,8 @@ export class SourceMeter {
       blocksResent: this.#blocksSent - distinct,
       bytesAllocated: rung === "allocated" || rung === "everything" ? lacked * BLOCK_SIZE_BYTES : 0,
       memoryBytesSent: this.#bytes("memory"),
-      downtimeMs: (this.#resumedAtMs ?? frozen) - frozen,
+      // After a restart of the source nobody knows when the domain was frozen.
+      downtimeMs: this.#frozenAtMs === undefined ? 0 : (this.#resumedAtMs ?? frozen) - frozen,
       disruptionMs: now - frozen,
       totalMs: now - this.#startedAtMs,
       pushed: this.#counts.pushed,

@@ -65,7 +65,7 @@ export type HostAnswers = {
   facts(): Promise<HostFacts>;
   placements(): Promise<PlacementRecord[]>;
   announce(peer: string, placements: readonly PlacementRecord[]): Promise<void>;
-  probe(domain: DomainDescription, generation: number): Promise<Probe>;
+  probe(peer: string, domain: DomainDescription, generation: number): Promise<Probe>;
 };
 
 /** Answers what other hosts ask. A question that is none gets an error, not a crash. */
@@ -90,7 +90,7 @@ async function reply(peer: string, frame: Uint8Array, answers: HostAnswers): Pro
         await answers.announce(peer, question.placements);
         return { answer: null };
       case "probe":
-        return { answer: await answers.probe(question.domain, question.generation) };
+        return { answer: await answers.probe(peer, question.domain, question.generation) };
     }
   } catch (error) {
     return { error: (error instanceof Error ? error.message : String(error)).slice(0, 4096) };

@@ -45,18 +45,20 @@ const BLOCKS_LIMITS = { runsMax: BLOCKS_PER_MESSAGE_MAX, blocksMax: BLOCKS_PER_M
 export const SOURCE_BODIES: MessageBodies<SourceMessage> = {
   begin: {
     number: 0x0001,
-    write({ version, migration, generation, domain }, to) {
+    write({ version, migration, generation, domain, dataBytes }, to) {
       to.integer(version);
       to.name(migration, ID_LENGTH_MAX);
       to.integer(generation);
       writeDomain(domain, to);
+      to.integer(dataBytes);
       return undefined;
     },
     read(from) {
       const version = readVersion(from);
       const migration = from.name("migration", ID_LENGTH_MAX);
       const generation = from.integer("generation", GENERATION);
-      return { type: "begin", version, migration, generation, domain: readDomain(from) };
+      const domain = readDomain(from);
+      return { type: "begin", version, migration, generation, domain, dataBytes: from.integer("dataBytes") };
     },
   },
   ladder: {

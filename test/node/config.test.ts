@@ -39,7 +39,7 @@ test("an empty configuration is whole: every default is there", () => {
     migration: {
       iterationsMax: 30,
       totalSentFactorMax: 3,
-      downtimeGoalMs: 100,
+      freezeTimeoutMs: 10_000,
       hotSendsMax: 3,
       stallTimeoutMs: 15_000,
       reconnectDelayMs: { min: 200, max: 5_000 },
@@ -100,9 +100,9 @@ test.each<[string, unknown, RegExp]>([
     /^migration\.reconnectDelayMs\.min: .*reconnectDelayMs\.max/,
   ],
   [
-    "a stall timeout within the downtime goal",
+    "a stall timeout within the wait before a dial",
     { migration: { stallTimeoutMs: 90 } },
-    /^migration\.stallTimeoutMs: .*downtimeGoalMs/,
+    /^migration\.stallTimeoutMs: .*reconnectDelayMs/,
   ],
   [
     "two hosts in one peer",

@@ -32,6 +32,10 @@ const EXAMPLES: { [Code in NodeErrorCode]: NodeErrorFacts<Code> } = {
   MIGRATION_TO_SELF: { domain: "web", host: "alpha" },
   MIGRATION_CANCELLED: { domain: "web", host: "alpha", reason: "the operator" },
   MIGRATION_FAILED: { domain: "web", host: "alpha", reason: "a read error" },
+  MIGRATION_REFUSED: {
+    ...{ domain: "web", host: "alpha", to: "beta" },
+    ...{ cause: "VBD_BUSY", reason: "root is in use by process 7" },
+  },
   MIGRATION_UNFINISHED: { domain: "web", host: "bravo", reason: "the link is down" },
   MIGRATION_UNDECIDED: { domain: "web", host: "bravo", reason: "the link is down" },
   DESTINATION_FULL: { host: "bravo", neededBytes: 4097, freeBytes: 1023 },

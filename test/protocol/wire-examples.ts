@@ -37,6 +37,7 @@ const begin = {
       { name: "data", sizeBytes: SIZES_BYTES[1] },
     ],
   },
+  dataBytes: 2 ** 33,
 } as const;
 
 /** One or more messages for each type: a new message cannot be forgotten. */
