@@ -223,6 +223,23 @@ export function describeHypervisor(name: string, makeFixture: () => Promise<Hype
       expect(await fixture.faults(target)).toEqual([]);
     });
 
+    it("takes more of a stream that was whole already, when its source was thawed after that", async () => {
+      await startWorking();
+      const { outgoing, incoming, pumped } = await begin();
+      await converged(outgoing);
+      await outgoing.freeze();
+      await incoming.loaded(await outgoing.ended());
+      await outgoing.thaw();
+      await fixture.works(source);
+      await outgoing.freeze();
+      await incoming.loaded(await outgoing.ended());
+      await target.resume(id);
+      await finish({ outgoing, incoming, pumped });
+      await source.destroy(id);
+      await fixture.works(target);
+      expect(await fixture.faults(target)).toEqual([]);
+    });
+
     it("keeps a domain running whose migration is cancelled before the freeze", async () => {
       await startWorking();
       const begun = await begin();

@@ -68,7 +68,14 @@ export class GuestDomain {
       return undefined;
     }
     const path = this.#folder.streamPath(randomBytes(4).toString("hex"));
-    this.#incoming = await receiveMemory({ path, memory: this.#machine.memory });
+    this.#incoming = await receiveMemory({
+      path,
+      memory: this.#machine.memory,
+      onData: () => {
+        // Whole once, and the source was thawed: what follows makes it whole again, at a later end mark.
+        if (this.#state === "suspended") this.#state = "incoming";
+      },
+    });
     // Half a state is of no use to anyone once its sender is gone.
     void this.#incoming.closed.then(() => {
       if (this.#state === "incoming") this.#end();
@@ -102,6 +109,9 @@ export class GuestDomain {
   resume(): void {
     if (this.#state === "running") return;
     this.#expect("resume", "suspended");
+    // From here on the memory is this guest's own.
+    this.#incoming?.close();
+    this.#incoming = undefined;
     if (this.#outgoing?.migration.frozen) this.cancel();
     this.#state = "running";
     this.#runner.run();
@@ -173,13 +183,15 @@ export class GuestDomain {
     if (this.#outgoing) this.#drop(this.#outgoing);
   }
 
-  /** The whole state came in: suspended from here on. Rejects, and ends the domain, when it is not a state. */
+  /**
+   * The whole state came in: suspended from here on. The way in stays open until the domain is resumed, because
+   * its source may be thawed and stream on. Rejects when it is not a state.
+   */
   async loaded(memoryBytes: number): Promise<void> {
     this.#expect("loaded", "incoming");
     await this.#incoming!.loaded(memoryBytes);
     this.#machine.checkLoaded(this.#spec.vbds);
     this.#state = "suspended";
-    this.#incoming!.close();
   }
 
   #passes(outgoing: Outgoing): void {

@@ -16,6 +16,8 @@ export class WasmIncomingMemory implements IncomingMemory {
     this.#discard = parts.discard;
     // Each write tells of it.
     this.#socket.on("error", () => {});
+    // The domain closes it when it is resumed, or ends.
+    this.#socket.once("close", () => parts.control.close());
   }
 
   static begin(parts: {
@@ -47,9 +49,6 @@ export class WasmIncomingMemory implements IncomingMemory {
 
   async loaded(memoryBytes: number): Promise<void> {
     await this.#control.request({ op: "loaded", memoryBytes });
-    this.#control.close();
-    // Not at once: the domain may have answered before the last write was told that it is done.
-    this.#socket.destroySoon();
   }
 
   async discard(): Promise<void> {

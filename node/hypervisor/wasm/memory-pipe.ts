@@ -43,9 +43,12 @@ export type IncomingPipe = {
 export async function receiveMemory({
   path,
   memory,
+  onData,
 }: {
   path: string;
   memory: Buffer;
+  /** Before what came changes the memory. */
+  onData: () => void;
 }): Promise<IncomingPipe> {
   const decoder = new MemoryDecoder(memory);
   const one = await listenForOne(path);
@@ -59,6 +62,7 @@ export async function receiveMemory({
     (socket) =>
       socket.on("data", (data: Buffer) => {
         try {
+          onData();
           if (!failure) decoder.push(data);
         } catch (error) {
           failure = error as Error;
