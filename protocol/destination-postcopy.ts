@@ -48,8 +48,8 @@ export function prepared(
           { type: "discard-memory" },
           { type: "close-copies" },
           { type: "persist", record: { phase: "aborted", migration, reason } },
-          send({ type: "aborted", migration }),
           { type: "forget" },
+          send({ type: "aborted", migration }),
         ],
       ];
     }

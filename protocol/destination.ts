@@ -261,14 +261,21 @@ function order(
     case "blocks":
       if (!isOpen || message.purpose !== "precopy") return unexpected(state, message);
       return [asked(reception), [{ type: "store-blocks", message }]];
-    case "log":
+    case "log": {
+      const { entries } = message;
+      const last = entries[entries.length - 1]?.last ?? begun.generation - 1;
+      if (last !== begun.generation - 1) {
+        const reason = `it ends at generation ${last}, and generation ${begun.generation} is the source's`;
+        throw new ProtocolError({ code: "PROTOCOL_BAD_FIELD", field: "log.entries", reason });
+      }
       return [
         {
           phase: "receiving",
-          reception: { ...reception, log: message.entries, replicas: message.replicas },
+          reception: { ...reception, log: entries, replicas: message.replicas },
         },
         [],
       ];
+    }
     case "memory-begin":
       return memoryBegin(reception, message);
     case "prepare":
@@ -400,8 +407,9 @@ function abort({ migration }: Begun, reason: string, effects: readonly Destinati
     [
       ...effects,
       { type: "persist", record: { phase: "aborted", migration, reason } },
-      send({ type: "aborted", migration }),
+      // Before the answer: with it the source forgets, and nobody asks again.
       { type: "forget" },
+      send({ type: "aborted", migration }),
     ],
   ];
 }
@@ -413,10 +421,12 @@ function tidy({ memory, isOpen }: Reception): DestinationEffect[] {
 
 /** A source that aborts may not know that we did so before. */
 function aborted(state: Phase<"aborted">, event: DestinationEvent): DestinationStep {
+  // The record could not be written, so `failed` was not sent: the source asks again when it begins anew.
+  if (event.type === "failed") return [state, [{ type: "drop-link", reason: event.reason }]];
   if (event.type !== "received") return [state, []];
   const { message } = event;
   if (message.type === "abort" || message.type === "handover") {
-    return [state, [send({ type: "aborted", migration: message.migration }), { type: "forget" }]];
+    return [state, [{ type: "forget" }, send({ type: "aborted", migration: message.migration })]];
   }
   if (message.type === "begin") {
     const { reason } = state;

@@ -197,9 +197,10 @@ function synchronised(
 }
 
 /** Durable first: once it hears this, the destination no longer knows our `handover`. */
-function finished(counts: PostCopyCounts, { migration }: SourceContext): SourceEffect[] {
+function finished(counts: PostCopyCounts, context: SourceContext): SourceEffect[] {
+  const { migration, destination, generation } = context;
   return [
-    { type: "persist", record: { phase: "completed", migration, counts } },
+    { type: "persist", record: { phase: "completed", migration, destination, generation, counts } },
     { type: "send", message: { type: "finished", migration } },
   ];
 }
@@ -222,23 +223,29 @@ export function finishing(state: Phase<"finishing">, event: SourceEvent, context
 }
 
 /** Takes the domain back: it runs here before anything else is done. Only before the handover. */
-export function abort(state: SourceState, reason: string, { migration }: SourceContext): SourceStep {
+export function abort(state: SourceState, reason: string, context: SourceContext): SourceStep {
   switch (state.phase) {
     case "negotiating":
-      return abortWith([], state.link, migration, reason);
+      return abortWith([], state.link, context, reason);
     case "reconciling":
-      return abortWith([{ type: "stop-tracking" }], "up", migration, reason);
+      return abortWith([{ type: "stop-tracking" }], "up", context, reason);
     case "pre-copy":
-      return abortWith([{ type: "stop-tracking" }], state.link, migration, reason);
+      return abortWith([{ type: "stop-tracking" }], state.link, context, reason);
     case "memory-copy":
-      return abortWith([{ type: "cancel-memory" }, { type: "stop-tracking" }], state.link, migration, reason);
+      // It may be frozen still: a thaw may be what failed.
+      return abortWith(
+        [{ type: "unfreeze-domain" }, { type: "cancel-memory" }, { type: "stop-tracking" }],
+        state.link,
+        context,
+        reason,
+      );
     case "freezing":
     case "preparing": {
       const effects = ["unfence", "unfreeze-domain", "cancel-memory", "stop-tracking"] as const;
       return abortWith(
         effects.map((type) => ({ type })),
         "up",
-        migration,
+        context,
         reason,
       );
     }
@@ -250,13 +257,18 @@ export function abort(state: SourceState, reason: string, { migration }: SourceC
 export function abortWith(
   effects: readonly SourceEffect[],
   link: Link,
-  migration: MigrationId,
+  context: Pick<SourceContext, "migration" | "destination" | "generation">,
   reason: string,
 ): SourceStep {
+  const { migration, destination, generation } = context;
   const tell: SourceEffect[] = link === "down" ? [] : [tellAbort(migration, reason)];
   return [
     { phase: "aborting", link, reason },
-    [...effects, { type: "persist", record: { phase: "aborted", migration, reason } }, ...tell],
+    [
+      ...effects,
+      { type: "persist", record: { phase: "aborted", migration, destination, generation, reason } },
+      ...tell,
+    ],
   ];
 }
 
@@ -271,9 +283,8 @@ export function aborting(state: Phase<"aborting">, event: SourceEvent, context: 
     case "peer-lost":
       return [{ ...state, link: "down" }, []];
     case "received": {
-      // Whatever else arrives was sent before the destination heard of it.
-      const { type } = event.message;
-      if (type !== "aborted" && type !== "refuse" && type !== "failed") return [state, []];
+      // Whatever else arrives was sent before the destination heard of it; only this says that it forgets, too.
+      if (event.message.type !== "aborted") return [state, []];
       return [{ phase: "aborted", reason: state.reason }, [{ type: "forget" }]];
     }
     default:

@@ -96,8 +96,14 @@ export type SourceRecord =
   | { phase: "begun"; migration: MigrationId; destination: HostId; generation: Generation }
   /** The point of no return. */
   | { phase: "handed-over"; migration: MigrationId; destination: HostId; generation: Generation }
-  | { phase: "completed"; migration: MigrationId; counts: PostCopyCounts }
-  | { phase: "aborted"; migration: MigrationId; reason: string };
+  | {
+      phase: "completed";
+      migration: MigrationId;
+      destination: HostId;
+      generation: Generation;
+      counts: PostCopyCounts;
+    }
+  | { phase: "aborted"; migration: MigrationId; destination: HostId; generation: Generation; reason: string };
 
 export type SourceEffect =
   | { type: "send"; message: Exclude<SourceMessage, { type: "blocks" | "memory" | "memory-open" }> }

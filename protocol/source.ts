@@ -52,7 +52,7 @@ export function restore(record: SourceRecord): SourceStep {
       return abortWith(
         [{ type: "unfence" }, { type: "unfreeze-domain" }],
         "down",
-        record.migration,
+        record,
         "the source was restarted",
       );
     case "handed-over":

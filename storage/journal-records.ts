@@ -28,8 +28,20 @@ const DomainDescription = z.strictObject({
 const SourceRecordSchema = z.discriminatedUnion("phase", [
   z.strictObject({ phase: z.literal("begun"), migration: Id, destination: Id, generation: Generation }),
   z.strictObject({ phase: z.literal("handed-over"), migration: Id, destination: Id, generation: Generation }),
-  z.strictObject({ phase: z.literal("completed"), migration: Id, counts: PostCopyCounts }),
-  z.strictObject({ phase: z.literal("aborted"), migration: Id, reason: Reason }),
+  z.strictObject({
+    phase: z.literal("completed"),
+    migration: Id,
+    destination: Id,
+    generation: Generation,
+    counts: PostCopyCounts,
+  }),
+  z.strictObject({
+    phase: z.literal("aborted"),
+    migration: Id,
+    destination: Id,
+    generation: Generation,
+    reason: Reason,
+  }),
 ]);
 
 const incoming = { migration: Id, source: Id, domain: DomainDescription, generation: Generation };

@@ -341,10 +341,7 @@ export class Migrations {
     const { metadata, self } = this.#parts;
     const domain = await metadata.domains.get(domainId);
     if (domain === undefined) return;
-    const generation = "generation" in record ? record.generation : domain.generation;
-    const destinationHost = "destination" in record ? record.destination : undefined;
-    // An aborted or completed attempt whose peer we cannot name has nobody left to tell.
-    if (destinationHost === undefined) return metadata.journal.remove(record.migration);
+    const { generation, destination: destinationHost } = record;
     const context = outgoingContext(
       { ...domain, generation },
       {

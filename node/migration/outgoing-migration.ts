@@ -146,10 +146,18 @@ export class OutgoingMigration {
   /** What the copier reads: the domain's own export, or, once it lives elsewhere, the bare files. */
   async #attachment(): Promise<Attachment> {
     const { domains, self } = this.#parts;
-    if (this.#domain.owner === self) return domains.attachment(this.#domain.id) ?? domains.open(this.#domain);
+    const { generation } = this.context;
+    const { phase } = this.#initial;
+    if (this.#domain.owner === self) {
+      const own = domains.attachment(this.#domain.id);
+      if (own !== undefined) return own;
+      if (phase === "negotiating") return domains.open(this.#domain);
+    }
+    // Whoever only has to tell its peer something needs no files.
+    const isRead = phase === "handing-over";
     return new FencedAttachment(
-      CopyAttachment.open(await domains.vbdsOf(this.#domain)),
-      this.context.generation,
+      CopyAttachment.open(isRead ? await domains.vbdsOf(this.#domain) : []),
+      generation,
     );
   }
 

@@ -14,7 +14,7 @@
 
 import { accusationBy, changed, proven, raise, refute, tellOn, verified } from "./claims.ts";
 import { ACCUSATIONS_MAX } from "./limits.ts";
-import { accusersOf, isGone, type Member } from "./member-table.ts";
+import { accusersOf, isGone, type Member, type Suspicion } from "./member-table.ts";
 import type { Accusation, HostId, MemberRecord, Update } from "./messages.ts";
 import { hostCount, setTimer, type Turn } from "./state.ts";
 import { confirm, newSuspicion } from "./suspicion.ts";
@@ -51,6 +51,19 @@ export function believe(turn: Turn, update: Update, source: Source): void {
     contradict(turn, member, record, source);
   }
   if (update.accusations.length > 0) accuse(turn, member, update, source);
+  else if (source.exchange) tellIfDoubted(turn, record.host);
+}
+
+/**
+ * Somebody that we believe suspect or gone speaks to us, or is alive in another's state: it should know what we
+ * believe, so that it can refute. Once in a probe interval. Works where a link works in one direction only.
+ */
+export function tellIfDoubted({ state, context, effects }: Turn, host: HostId): void {
+  const doubted = state.table.get(host) ?? state.table.tombstones.get(host);
+  if (doubted === undefined || doubted.update.status === "alive") return;
+  if (context.nowMs - doubted.toldAtMs < context.config.probeIntervalMs) return;
+  doubted.toldAtMs = context.nowMs;
+  effects.push({ type: "send", to: host, message: { type: "gossip", updates: [doubted.update] } });
 }
 
 /** Our own probe of `member` failed. */
@@ -62,16 +75,37 @@ export function suspectOurselves(turn: Turn, member: Member): void {
   });
 }
 
-/** The time of a suspicion is up, if it still stands. */
+/**
+ * The time of a suspicion is up, if it still stands. Where nobody confirmed it, the fault may have been here: we may
+ * have been cut off, or stopped. Such a suspect gets a last call, a probe timeout before its end.
+ */
 export function suspicionTimer(turn: Turn, host: HostId): void {
-  const member = turn.state.table.get(host);
-  if (member?.suspicion === undefined) return;
-  const restMs = member.suspicion.endsAtMs - turn.context.nowMs;
-  if (restMs > 0) {
-    setTimer(turn, `suspicion:${host}`, restMs);
-    return;
+  const { state, context, effects } = turn;
+  const member = state.table.get(host);
+  const suspicion = member?.suspicion;
+  if (member === undefined || suspicion === undefined) return;
+  if (isCallDue(turn, suspicion)) {
+    suspicion.called = true;
+    suspicion.endsAtMs = Math.max(suspicion.endsAtMs, context.nowMs + context.config.probeTimeoutMs);
+    effects.push({ type: "send", to: host, message: { type: "gossip", updates: [member.update] } });
   }
-  bury(turn, member, accusationBy(turn, member.update.record, "dead"));
+  if (context.nowMs < suspicion.endsAtMs) setSuspicionTimer(turn, host, suspicion);
+  else bury(turn, member, accusationBy(turn, member.update.record, "dead"));
+}
+
+function setSuspicionTimer(turn: Turn, host: HostId, suspicion: Suspicion): void {
+  const { config, nowMs } = turn.context;
+  const callMs = mayCall(turn, suspicion) ? config.probeTimeoutMs : 0;
+  setTimer(turn, `suspicion:${host}`, Math.max(0, suspicion.endsAtMs - callMs - nowMs));
+}
+
+function isCallDue(turn: Turn, suspicion: Suspicion): boolean {
+  const { config, nowMs } = turn.context;
+  return mayCall(turn, suspicion) && nowMs >= suspicion.endsAtMs - config.probeTimeoutMs;
+}
+
+function mayCall({ context }: Turn, { called, confirmations, confirmationsMax }: Suspicion): boolean {
+  return context.config.lastCall && !called && (confirmations < confirmationsMax || confirmationsMax === 0);
 }
 
 /** Revoked: nothing of it is kept. */
@@ -209,7 +243,7 @@ function suspect(
       : { record, status: "suspect" as const, accusations: all };
   member.suspicion = suspicion;
   state.table.set(member, next, context);
-  setTimer(turn, `suspicion:${member.host}`, Math.max(0, suspicion.endsAtMs - context.nowMs));
+  setSuspicionTimer(turn, member.host, suspicion);
   if (before === "alive") {
     changed(turn, next, before);
     if (source.peer !== state.self) lookOutOfTurn(turn, member.host);
@@ -241,12 +275,7 @@ function hearAboutUs(turn: Turn, update: Update, { peer }: Source): void {
   }
   if (state.phase !== "running") return;
   const believed = update.accusations.filter((accusation) => proven(turn, own.record, accusation, peer));
-  if (believed.length > 0)
-    refute(
-      turn,
-      believed.map(({ from }) => from),
-      peer,
-    );
+  if (believed.length > 0) refute(turn, believed, peer);
 }
 
 /** The update without its accusations. */

@@ -4,7 +4,7 @@
  */
 
 import { INCARNATION_MAX } from "./limits.ts";
-import { accusersOf } from "./member-table.ts";
+import { accusersOf, digestOf, isGone } from "./member-table.ts";
 import type {
   Accusation,
   AccusationKind,
@@ -85,19 +85,22 @@ export function raise(turn: Turn, { above = 0, description, state: next }: Raise
     state: next ?? own.record.state,
     incarnation,
   });
+  // Whatever was said of the last incarnation is past.
+  state.unrefuted = undefined;
   tellOn(turn, state.own);
 }
 
 /**
- * This host is accused of being dead: it raises its incarnation, doubts its own health, and answers whoever brought
- * the news at once. Not more often than `refuteIntervalMs`, so that an accuser cannot make it flood the others.
+ * This host is accused: it raises its incarnation, doubts its own health, and answers whoever brought the news at
+ * once. Not more often than `refuteIntervalMs`, so that an accuser cannot make it flood the others. A host that was
+ * dead to others has missed what they know, and they what it knows.
  */
-export function refute(turn: Turn, by: readonly HostId[], peer: HostId): void {
+export function refute(turn: Turn, accusations: readonly Accusation[], peer: HostId): void {
   const { state, context, effects } = turn;
   const restMs = state.refutedAtMs + context.config.refuteIntervalMs - context.nowMs;
   if (restMs > 0) {
     if (state.unrefuted === undefined) setTimer(turn, "refute", restMs);
-    state.unrefuted = by;
+    state.unrefuted = { accusations, peer };
     return;
   }
   state.refutedAtMs = context.nowMs;
@@ -106,16 +109,31 @@ export function refute(turn: Turn, by: readonly HostId[], peer: HostId): void {
   feel(turn, 1);
   const { own } = state;
   if (own === undefined) return;
-  effects.push({ type: "refuted", incarnation: own.record.incarnation, by });
-  if (peer !== state.self)
-    effects.push({ type: "send", to: peer, message: { type: "gossip", updates: [own] } });
+  effects.push({
+    type: "refuted",
+    incarnation: own.record.incarnation,
+    by: accusations.map(({ from }) => from),
+  });
+  effects.push({ type: "send", to: peer, message: { type: "gossip", updates: [own] } });
+  if (accusations.some(({ kind }) => kind === "dead")) compareWith(turn, peer);
 }
 
-/** An accusation that came too soon after the last one. */
+/** An accusation that came too soon after the last refutation, and is still about our incarnation. */
 export function refuteTimer(turn: Turn): void {
-  const { state } = turn;
-  if (state.unrefuted === undefined || state.phase !== "running") return;
-  refute(turn, state.unrefuted, state.self);
+  const { unrefuted } = turn.state;
+  if (unrefuted !== undefined) refute(turn, unrefuted.accusations, unrefuted.peer);
+}
+
+/** Begins a state exchange. */
+export function compareWith({ state, effects }: Turn, host: HostId): void {
+  effects.push({ type: "send", to: host, message: { type: "compare", digest: stateDigest(state) } });
+}
+
+export function stateDigest({ table, own }: MembershipState): Digest {
+  const [high, low] = table.digest;
+  if (own === undefined || isGone(own.status)) return [high, low];
+  const share = digestOf(own);
+  return [(high ^ share[0]) >>> 0, (low ^ share[1]) >>> 0];
 }
 
 /** Local health gets worse (more than 0) or better. */

@@ -29,6 +29,11 @@ export type MembershipConfig = {
    * suspicion early. Not in memberlist. Without it a small cluster waits long for the confirmations.
    */
   readonly secondLooks: number;
+  /**
+   * A suspect that nobody else suspects hears of it once more before it is declared dead. Not in memberlist, where a
+   * host that was cut off declares others dead after it is back.
+   */
+  readonly lastCall: boolean;
 
   readonly gossipIntervalMs: number;
   readonly gossipHosts: number;
@@ -80,6 +85,7 @@ export const LAN: MembershipConfig = {
   suspicionMaxMult: 6,
   buddy: true,
   secondLooks: 4,
+  lastCall: true,
   gossipIntervalMs: 200,
   gossipHosts: 3,
   retransmitMult: 4,
@@ -120,7 +126,7 @@ export const WAN: MembershipConfig = {
 
 /** Plain SWIM with the same timings, to see what Lifeguard is worth. */
 export function withoutLifeguard(config: MembershipConfig): MembershipConfig {
-  return { ...config, awarenessMax: 0, suspicionMaxMult: 1, buddy: false, secondLooks: 0 };
+  return { ...config, awarenessMax: 0, suspicionMaxMult: 1, buddy: false, secondLooks: 0, lastCall: false };
 }
 
 /** The relations between the options; our own mistake, so an assertion. */

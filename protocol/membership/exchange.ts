@@ -9,6 +9,7 @@
  */
 
 import { believe, reap } from "./beliefs.ts";
+import { compareWith, stateDigest } from "./claims.ts";
 import { STATE_PART_SIZE_MAX } from "./limits.ts";
 import { digestOf, isGone } from "./member-table.ts";
 import type { Digest, HostId, MembershipMessage, Update } from "./messages.ts";
@@ -38,15 +39,7 @@ export function exchangeTimer(turn: Turn): void {
   const { state, context } = turn;
   setTimer(turn, "exchange", exchangeIntervalMs(turn));
   const [member] = state.table.pick(1, context.random, ({ update }) => update.status === "alive");
-  if (member !== undefined) exchangeWith(turn, member.host);
-}
-
-export function exchangeWith(turn: Turn, host: HostId): void {
-  turn.effects.push({
-    type: "send",
-    to: host,
-    message: { type: "compare", digest: stateDigest(turn.state) },
-  });
+  if (member !== undefined) compareWith(turn, member.host);
 }
 
 /** All hosts together try about as many as are dead, so that none is forgotten and none is flooded. */
@@ -56,7 +49,7 @@ export function reconnectTimer(turn: Turn): void {
   reap(turn);
   const dead = [...state.table.gone.values()].filter(({ update }) => update.status === "dead");
   if (dead.length === 0 || context.random() * hostCount(state) >= dead.length) return;
-  exchangeWith(turn, dead[Math.floor(context.random() * dead.length)]!.host);
+  compareWith(turn, dead[Math.floor(context.random() * dead.length)]!.host);
 }
 
 export function compare(turn: Turn, from: HostId, digest: Digest): void {
@@ -72,19 +65,6 @@ export function receiveState(
 ): void {
   for (const update of message.updates) believe(turn, update, { peer: from, exchange: true });
   if (message.wantsAnswer && mayAnswer(turn, from)) sendState(turn, from, { wantsAnswer: false });
-}
-
-/**
- * A peer that we believe suspect, dead or gone speaks to us: it should know, so that it can refute. Once in a probe
- * interval; it works in the one direction in which a one-sided link works.
- */
-export function tellIfDoubted({ state, context, effects }: Turn, peer: HostId): void {
-  const member = state.table.get(peer);
-  const doubted = member ?? state.table.tombstones.get(peer);
-  if (doubted === undefined || doubted.update.status === "alive") return;
-  if (context.nowMs - doubted.toldAtMs < context.config.probeIntervalMs) return;
-  doubted.toldAtMs = context.nowMs;
-  effects.push({ type: "send", to: peer, message: { type: "gossip", updates: [doubted.update] } });
 }
 
 /** All members and this host, in parts that fit a message. */
@@ -113,13 +93,6 @@ function mayAnswer({ state, context }: Turn, peer: HostId): boolean {
   if (context.nowMs - member.answeredAtMs < context.config.answerIntervalMs) return false;
   member.answeredAtMs = context.nowMs;
   return true;
-}
-
-function stateDigest({ table, own }: MembershipState): Digest {
-  const [high, low] = table.digest;
-  if (own === undefined || isGone(own.status)) return [high, low];
-  const share = digestOf(own);
-  return [(high ^ share[0]) >>> 0, (low ^ share[1]) >>> 0];
 }
 
 export function exchangeIntervalMs({ state, context }: Turn): number {

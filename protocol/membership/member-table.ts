@@ -36,6 +36,8 @@ export type Suspicion = {
   readonly confirmationsMax: number;
   confirmations: number;
   endsAtMs: number;
+  /** The suspect got its last call. */
+  called: boolean;
 };
 
 export type Tombstone = { readonly update: Update; readonly untilMs: number; toldAtMs: number };

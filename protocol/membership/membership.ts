@@ -16,19 +16,17 @@
  */
 
 import { assert, unreachable as impossible } from "../errors.ts";
-import { believe, forget, suspicionTimer } from "./beliefs.ts";
-import { armGossip, ownUpdate, raise, refuteTimer } from "./claims.ts";
+import { believe, forget, suspicionTimer, tellIfDoubted } from "./beliefs.ts";
+import { armGossip, compareWith, ownUpdate, raise, refuteTimer } from "./claims.ts";
 import { checkConfig, type MembershipConfig } from "./config.ts";
 import {
   compare,
   exchangeIntervalMs,
   exchangeTimer,
-  exchangeWith,
   join,
   joinTimer,
   receiveState,
   reconnectTimer,
-  tellIfDoubted,
 } from "./exchange.ts";
 import { MemberTable } from "./member-table.ts";
 import type { HostDescription, HostId, MembershipMessage, Update } from "./messages.ts";
@@ -112,7 +110,7 @@ function run(turn: Turn, event: Exclude<MembershipEvent, { type: "start" }>): vo
       join(turn, event.seeds);
       return;
     case "connected":
-      exchangeWith(turn, event.host);
+      compareWith(turn, event.host);
       return;
     case "unreachable":
       if (state.phase === "running") unreachable(turn, event.host);

@@ -2,7 +2,14 @@
 
 import type { MembershipConfig } from "./config.ts";
 import type { Member, MemberTable, Random } from "./member-table.ts";
-import type { HostDescription, HostId, MemberStatus, MembershipMessage, Update } from "./messages.ts";
+import type {
+  Accusation,
+  HostDescription,
+  HostId,
+  MemberStatus,
+  MembershipMessage,
+  Update,
+} from "./messages.ts";
 import type { UpdateQueue } from "./update-queue.ts";
 
 export type MembershipContext = {
@@ -133,8 +140,8 @@ export type MembershipState = {
   seeds: readonly HostId[];
   joinRetryMs: number;
   refutedAtMs: number;
-  /** Accusers of an incarnation that is not yet refuted, because the last refutation was just now. */
-  unrefuted: readonly HostId[] | undefined;
+  /** Of our present incarnation, not yet refuted because the last refutation was just now. */
+  unrefuted: { readonly accusations: readonly Accusation[]; readonly peer: HostId } | undefined;
   announcedAtMs: number;
   /** To be announced when `announceIntervalMs` is over. */
   unannounced: HostDescription | undefined;

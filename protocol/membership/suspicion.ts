@@ -20,6 +20,7 @@ export function newSuspicion(config: MembershipConfig, hosts: number, nowMs: num
     confirmationsMax,
     confirmations: 0,
     endsAtMs: nowMs + durationMs,
+    called: false,
   };
 }
 

@@ -323,13 +323,14 @@ function logTests(metadata: () => Metadata): void {
 function journalTests(metadata: () => Metadata): void {
   const description = { ...pick(domainRecord({ id: "d" })), vbds: [{ name: "root", sizeBytes: 4096 }] };
   const incoming = { migration: "m2", source: "host-a", domain: description, generation: 1 };
+  const outgoing = { migration: "m1", destination: "host-b", generation: 1 };
   const counts = { pushed: 1, pulled: 2, superseded: 3, late: 4 };
 
   test.each<JournalEntry>([
     sourceEntry("m1"),
     sourceEntry("m1", "handed-over"),
-    { role: "source", domain: "d", record: { phase: "completed", migration: "m1", counts } },
-    { role: "source", domain: "d", record: { phase: "aborted", migration: "m1", reason: "cancelled" } },
+    { role: "source", domain: "d", record: { phase: "completed", ...outgoing, counts } },
+    { role: "source", domain: "d", record: { phase: "aborted", ...outgoing, reason: "cancelled" } },
     { role: "destination", domain: "d", record: { phase: "receiving", ...incoming } },
     { role: "destination", domain: "d", record: { phase: "prepared", ...incoming } },
     { role: "destination", domain: "d", record: { phase: "owner", ...incoming } },
