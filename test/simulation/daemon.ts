@@ -3,7 +3,7 @@ import type { HostId, MigrationId } from "../../protocol/messages.ts";
 import type { DestinationDriver } from "./destination-driver.ts";
 import type { DiskFaults, SimFile } from "./disk.ts";
 import type { SimHypervisor } from "./hypervisor.ts";
-import { Journal } from "./journal.ts";
+import type { Journal } from "./journal.ts";
 import type { Options } from "./options.ts";
 import type { Process } from "./process.ts";
 import type { SourceDriver, SourceSession } from "./source-driver.ts";
@@ -12,15 +12,16 @@ import { type GuestVbds, type HostFiles, imageOf, type VbdParts } from "./vbds.t
 /** What outlives the daemon. */
 export class Host implements HostFiles {
   readonly name: HostId;
-  readonly journal = new Journal();
+  readonly journal: Journal;
   readonly files = new Map<string, SimFile>();
   readonly hypervisor: SimHypervisor;
   bootId = "boot-1";
   boots = 1;
   daemon: Daemon | undefined;
 
-  constructor(name: HostId, hypervisor: SimHypervisor) {
+  constructor(name: HostId, hypervisor: SimHypervisor, journal: Journal) {
     this.name = name;
+    this.journal = journal;
     this.hypervisor = hypervisor;
   }
 
@@ -49,7 +50,8 @@ export type Surroundings = {
   exported: (host: Host) => void;
   handedOver: (host: Host) => void;
   resumed: (host: Host) => void;
-  sourceCompleted: (driver: SourceDriver) => void;
+  aborted: () => void;
+  replicaKept: (driver: SourceDriver) => void;
   replicaOffered: (host: Host, generation: number) => void;
 };
 

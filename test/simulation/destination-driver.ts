@@ -12,7 +12,7 @@ import { StorageError } from "../../storage/errors.ts";
 import { digestsOf } from "./blocks.ts";
 import type { Daemon } from "./daemon.ts";
 import type { SimBlockStore } from "./disk.ts";
-import { destinationPersisted, forgotten } from "./journal.ts";
+import { destinationPersisted } from "./journal.ts";
 import { MachineDriver } from "./machine-driver.ts";
 import type { SessionEnd } from "./network.ts";
 import { describe, nameOf, type SourceFrame } from "./source-driver.ts";
@@ -38,6 +38,8 @@ export class DestinationDriver {
   readonly #context: DestinationContext;
   readonly #machine: MachineDriver<DestinationState, DestinationEvent, DestinationEffect>;
   #session: DestinationSession | undefined;
+  /** The session that the machine knows of. An effect that comes after a `persist` must not reach the next one. */
+  #speaking: DestinationSession | undefined;
   /** The attempt whose memory stream this session carries, once it was opened. */
   #memorySession: number | undefined;
   #images: readonly SimBlockStore[] | undefined;
@@ -76,29 +78,34 @@ export class DestinationDriver {
     this.#session = session;
     this.#memorySession = undefined;
     session.onMessage = (frame) => {
-      if (this.#session === session) this.#receive(frame);
+      if (this.#session === session) this.#receive(session, frame);
     };
     session.onLost = () => {
       if (this.#session !== session) return;
       this.#session = undefined;
-      this.#machine.post({ type: "peer-lost" });
+      this.#machine.post({ type: "peer-lost" }, () => {
+        this.#speaking = undefined;
+      });
     };
   }
 
-  #receive(frame: SourceFrame): void {
+  #receive(session: DestinationSession, frame: SourceFrame): void {
     if (frame.type === "memory-open") {
       const incoming = this.#incoming;
       const taken = this.daemon.host.hypervisor.domain?.incoming?.taken ?? 0;
-      if (!incoming?.isReady || incoming.attempt !== frame.attempt || frame.offset > taken) {
-        const at = `attempt ${frame.attempt}, offset ${frame.offset}`;
-        return this.daemon.around.wrong(`a memory stream nobody waits for: ${at}`);
+      // Sent before the source heard that the attempt is over.
+      if (incoming?.attempt !== frame.attempt) return;
+      if (!incoming.isReady || frame.offset > taken) {
+        return this.daemon.around.wrong(`a memory stream at ${frame.offset}, taken were ${taken}`);
       }
       this.#memorySession = frame.attempt;
       return;
     }
     if (frame.type === "records") return this.#takeMemory(frame);
     this.daemon.around.log(this.#name, () => `◀ ${describe(frame)}`);
-    this.#machine.post({ type: "received", message: frame });
+    this.#machine.post({ type: "received", message: frame }, () => {
+      this.#speaking = session;
+    });
   }
 
   // Effects.
@@ -108,7 +115,7 @@ export class DestinationDriver {
     switch (effect.type) {
       case "send":
         around.log(this.#name, () => `▶ ${describe(effect.message)}`);
-        return this.#session?.send(effect.message);
+        return this.#speaking?.send(effect.message);
       case "examine":
         return this.#later(async () => this.#examine(effect));
       case "open-copies":
@@ -155,10 +162,10 @@ export class DestinationDriver {
           return { type: "flushed", counts: this.#vbds!.counts() };
         });
       case "forget":
-        return host.journal.commit(process, (state) => forgotten(state, this.migration));
+        return host.journal.forget(process, this.migration);
       case "drop-link":
         around.log(this.#name, () => `drops the link: ${effect.reason}`);
-        return this.#session?.end();
+        return this.#speaking?.end();
     }
   }
 

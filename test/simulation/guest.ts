@@ -20,11 +20,16 @@ type Entry = {
   supersedes: boolean;
 };
 
+/** `buried`: superseded for good, but a read that was issued before may still return them. */
+type Sector = { entries: Entry[]; buried: Entry[] };
+
+const BURIED_MAX = 40;
+
 export type Extent = { vbd: number; sector: number; count: number };
 export type Write = Extent & { entries: Entry[] };
 
 export class ContentModel {
-  readonly #sectors: Entry[][][];
+  readonly #sectors: Sector[][];
   /** Orders what the guest does: a count, not a time. */
   #now = 1;
   /** The last loss of power. */
@@ -32,7 +37,10 @@ export class ContentModel {
 
   constructor(initial: readonly (readonly Token[])[]) {
     this.#sectors = initial.map((vbd) =>
-      vbd.map((token) => [{ token, issuedAt: 0, answeredAt: 0, isDurable: true, supersedes: true }]),
+      vbd.map((token) => ({
+        entries: [{ token, issuedAt: 0, answeredAt: 0, isDurable: true, supersedes: true }],
+        buried: [],
+      })),
     );
   }
 
@@ -44,7 +52,7 @@ export class ContentModel {
     const issuedAt = ++this.#now;
     const entries = this.#of(extent).map((sector) => {
       const entry = { token, issuedAt, answeredAt: Number.POSITIVE_INFINITY, isDurable: false, supersedes };
-      sector.push(entry);
+      sector.entries.push(entry);
       return entry;
     });
     return { ...extent, entries };
@@ -63,8 +71,9 @@ export class ContentModel {
   /** A flush of the vbd that was issued at `since` was answered. */
   flushed(vbd: number, since: number): void {
     for (const sector of this.#sectors[vbd]!) {
-      if (sector.length === 1 && sector[0]!.isDurable) continue;
-      for (const entry of sector) if (entry.answeredAt < since) entry.isDurable = true;
+      const { entries } = sector;
+      if (entries.length === 1 && entries[0]!.isDurable) continue;
+      for (const entry of entries) if (entry.answeredAt < since) entry.isDurable = true;
       prune(sector);
     }
   }
@@ -80,7 +89,8 @@ export class ContentModel {
     const at = ++this.#now;
     this.#lostAt = at;
     for (const sector of this.#sectors.flat()) {
-      for (const entry of sector) {
+      sector.buried.length = 0;
+      for (const entry of sector.entries) {
         entry.issuedAt = at;
         entry.answeredAt = at;
       }
@@ -91,7 +101,8 @@ export class ContentModel {
   check(extent: Extent, tokens: readonly Token[], since: number): string | undefined {
     for (const [index, sector] of this.#of(extent).entries()) {
       const token = tokens[index]!;
-      const legal = sector.filter((entry) => !isSuperseded(entry, sector, since));
+      const all = [...sector.buried, ...sector.entries];
+      const legal = all.filter((entry) => !isSuperseded(entry, all, since));
       if (legal.some((entry) => entry.token === token)) continue;
       const expected = legal.map((entry) => entry.token).join(" or ");
       return `sector ${extent.sector + index} of vbd ${extent.vbd} holds ${token}, the guest wrote ${expected}`;
@@ -101,15 +112,15 @@ export class ContentModel {
 
   /** A guest that starts after a loss of power has read it: the disk has settled on this content. */
   settled(extent: Extent, tokens: readonly Token[]): void {
-    for (const [index, sector] of this.#of(extent).entries()) {
+    for (const [index, { entries }] of this.#of(extent).entries()) {
       // Only where nothing was written since.
-      if (sector.some(({ issuedAt }) => issuedAt !== this.#lostAt)) continue;
+      if (entries.some(({ issuedAt }) => issuedAt !== this.#lostAt)) continue;
       const token = tokens[index]!;
-      sector.splice(0, sector.length, { ...sector[0]!, token, isDurable: true, supersedes: true });
+      entries.splice(0, entries.length, { ...entries[0]!, token, isDurable: true, supersedes: true });
     }
   }
 
-  #of({ vbd, sector, count }: Extent): Entry[][] {
+  #of({ vbd, sector, count }: Extent): Sector[] {
     return this.#sectors[vbd]!.slice(sector, sector + count);
   }
 }
@@ -120,12 +131,15 @@ function isSuperseded(entry: Entry, sector: readonly Entry[], since: number): bo
   );
 }
 
-function prune(sector: Entry[]): void {
-  const kept = sector.filter(
-    (entry) =>
-      !sector.some((later) => later.supersedes && later.isDurable && later.issuedAt > entry.answeredAt),
-  );
-  if (kept.length < sector.length) sector.splice(0, sector.length, ...kept);
+function prune(sector: Sector): void {
+  const { entries, buried } = sector;
+  const isOver = (entry: Entry): boolean =>
+    entries.some((later) => later.supersedes && later.isDurable && later.issuedAt > entry.answeredAt);
+  const kept = entries.filter((entry) => !isOver(entry));
+  if (kept.length === entries.length) return;
+  buried.push(...entries.filter(isOver));
+  buried.splice(0, Math.max(0, buried.length - BURIED_MAX));
+  sector.entries = kept;
 }
 
 /** A sector's octets say its token at both ends, so that a torn one is seen. */

@@ -33,6 +33,8 @@ export type JournalState = {
 };
 
 export class Journal {
+  /** Of a hundred commits, how many fail. What a failed one wrote may be there or not. */
+  readonly #failing: () => number;
   state: JournalState = {
     domain: undefined,
     copy: { kind: "none" },
@@ -42,6 +44,10 @@ export class Journal {
     prepared: new Map(),
   };
 
+  constructor(failing: () => number) {
+    this.#failing = failing;
+  }
+
   /** Durable when it resolves. `then` happens with it. */
   commit(
     process: Process,
@@ -49,8 +55,18 @@ export class Journal {
     then: () => void = () => {},
   ): Promise<void> {
     return process.call(process.prng.between(0, 8), () => {
+      const fails = process.prng.chance(this.#failing());
+      if (fails && process.prng.chance(50)) throw new Error("the journal could not be written");
       this.state = change(this.state);
       then();
+      if (fails) throw new Error("the journal was perhaps not written");
+    });
+  }
+
+  /** A record that could not be removed would wait for the next start: nothing to learn from, so it never fails. */
+  forget(process: Process, migration: string): Promise<void> {
+    return process.call(process.prng.between(0, 8), () => {
+      this.state = forgotten(this.state, migration);
     });
   }
 }
@@ -105,7 +121,7 @@ export function destinationPersisted(
   }
 }
 
-export function forgotten(state: JournalState, migration: string): JournalState {
+function forgotten(state: JournalState, migration: string): JournalState {
   const entries = new Map(state.entries);
   const prepared = new Map(state.prepared);
   entries.delete(migration);

@@ -18,7 +18,7 @@ export type MachineParts<State, Event, Effect> = {
 
 export class MachineDriver<State, Event, Effect> {
   readonly #parts: MachineParts<State, Event, Effect>;
-  readonly #queue: Event[] = [];
+  readonly #queue: { event: Event; taken?: (() => void) | undefined }[] = [];
   #running = false;
   state: State;
 
@@ -27,8 +27,9 @@ export class MachineDriver<State, Event, Effect> {
     this.#parts = parts;
   }
 
-  post(event: Event): void {
-    this.#queue.push(event);
+  /** `taken` is called when the event's turn has come, before its effects. */
+  post(event: Event, taken?: () => void): void {
+    this.#queue.push({ event, taken });
     if (!this.#running) void this.#run();
   }
 
@@ -44,8 +45,10 @@ export class MachineDriver<State, Event, Effect> {
     this.#running = true;
     // Not in the caller's turn: an effect that answers at once must not overtake its successors.
     await null;
-    for (let event = this.#queue.shift(); event !== undefined && process.alive; event = this.#queue.shift()) {
+    for (let next = this.#queue.shift(); next !== undefined && process.alive; next = this.#queue.shift()) {
+      const { event, taken } = next;
       const before = this.state;
+      taken?.();
       let effects: readonly Effect[];
       try {
         [this.state, effects] = this.#parts.step(before, event);
@@ -66,7 +69,7 @@ export class MachineDriver<State, Event, Effect> {
         if (done !== undefined) await done;
       } catch (error) {
         const answer = this.#parts.failed(error, this.state);
-        if (answer !== undefined) this.#queue.unshift(answer);
+        if (answer !== undefined) this.#queue.unshift({ event: answer });
         return;
       }
     }

@@ -23,6 +23,9 @@ export class SessionEnd<Out, In> {
   readonly #faults: NetworkFaults;
   #peer: SessionEnd<In, Out> | undefined;
   #isOpen = true;
+  /** What is sent from now on is lost. */
+  #isBroken = false;
+  /** What arrives from now on is lost. */
   #isCut = false;
   /** A stream delivers in order, however long each message takes. */
   readonly #lastArrivalMs: Record<StreamName, number> = { main: 0, memory: 0 };
@@ -56,7 +59,7 @@ export class SessionEnd<Out, In> {
   }
 
   send(message: Out, stream: StreamName = "main"): void {
-    if (!this.isOpen) return;
+    if (!this.isOpen || this.#isBroken) return;
     const { clock, prng } = this.#process;
     if (prng.perMille(this.#faults.breakingPerMille())) return this.break();
     const { latencyMsMax, stallMs } = this.#faults;
@@ -84,6 +87,7 @@ export class SessionEnd<Out, In> {
   }
 
   #breakHere(): void {
+    this.#isBroken = true;
     const { prng } = this.#process;
     const cutMs = prng.pick([0, 0, prng.between(0, this.#faults.latencyMsMax)]);
     this.#process.after(cutMs, () => {

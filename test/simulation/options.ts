@@ -49,6 +49,7 @@ export type Options = {
   /** A process that dies takes its host's power with it. */
   dyingByPowerPercent: number;
   diskFailingPerMille: number;
+  journalFailingPercent: number;
   hypervisorRefusesPercent: number;
 };
 
@@ -110,5 +111,6 @@ export function drawOptions(prng: Prng): Options {
     dyingByPowerPercent: prng.pick([0, 30, 100]),
     diskFailingPerMille: isCalm ? 0 : sometimes(15, 1, 20),
     hypervisorRefusesPercent: isCalm ? 0 : sometimes(15, 5, 40),
+    journalFailingPercent: isCalm ? 0 : sometimes(15, 2, 30),
   };
 }

@@ -16,7 +16,7 @@ import type { BlockStore } from "../../storage/block-store.ts";
 import { allocatedBlocks, differingDigests, digestsOf, readBlocks } from "./blocks.ts";
 import type { Daemon } from "./daemon.ts";
 import type { MemoryRecord, OutgoingMemory } from "./hypervisor.ts";
-import { forgotten, sourcePersisted } from "./journal.ts";
+import { sourcePersisted } from "./journal.ts";
 import { MachineDriver } from "./machine-driver.ts";
 import type { SessionEnd } from "./network.ts";
 import { SourceMeter } from "./meter.ts";
@@ -26,13 +26,18 @@ export type MemoryFrame = { type: "records"; attempt: number; offset: number; re
 export type SourceFrame = Exclude<SourceMessage, { type: "memory" }> | MemoryFrame;
 export type SourceSession = SessionEnd<SourceFrame, DestinationMessage>;
 
+/** The session that carries the memory stream, and how far it was sent. */
+type MemoryLink = { session: SourceSession; sentTo: number };
+
 export class SourceDriver {
   readonly daemon: Daemon;
   readonly context: SourceContext;
   readonly meter = new SourceMeter();
   readonly #machine: MachineDriver<SourceState, SourceEvent, SourceEffect>;
   #session: SourceSession | undefined;
-  #memory: { attempt: number; outgoing: OutgoingMemory; sentTo: number | undefined } | undefined;
+  /** The session that the machine knows of. An effect that comes after a `persist` must not reach the next one. */
+  #speaking: SourceSession | undefined;
+  #memory: { attempt: number; outgoing: OutgoingMemory; link: MemoryLink | undefined } | undefined;
   #freezeAttempt = 0;
 
   constructor(daemon: Daemon, context: SourceContext, initial: SourceState) {
@@ -89,11 +94,15 @@ export class SourceDriver {
     session.onLost = () => {
       if (this.#session !== session) return;
       this.#session = undefined;
-      if (this.#memory !== undefined) this.#memory.sentTo = undefined;
+      if (this.#memory !== undefined) this.#memory.link = undefined;
       this.meter.sessionLost();
-      this.#machine.post({ type: "peer-lost" });
+      this.#machine.post({ type: "peer-lost" }, () => {
+        this.#speaking = undefined;
+      });
     };
-    this.#machine.post({ type: "connected" });
+    this.#machine.post({ type: "connected" }, () => {
+      this.#speaking = session;
+    });
   }
 
   // Effects.
@@ -146,28 +155,26 @@ export class SourceDriver {
       case "persist":
         return this.#persist(effect);
       case "forget":
-        return host.journal.commit(this.daemon.process, (state) =>
-          forgotten(state, this.context.migration),
-        );
+        return host.journal.forget(this.daemon.process, this.context.migration);
       case "destroy-remains":
         this.#cancelMemory();
         return host.hypervisor.destroy();
       case "keep-replica":
         // The label became durable with the handover: from then on nobody writes to the images.
-        return;
+        return this.daemon.around.replicaKept(this);
       case "drop-link":
-        return this.#session?.end();
+        return this.#speaking?.end();
     }
   }
 
   #send(message: Extract<SourceEffect, { type: "send" }>["message"]): void {
     this.daemon.around.log(this.#name, () => `▶ ${describe(message)}`);
     this.meter.observe(this.context, message);
-    this.#session?.send(message);
+    this.#speaking?.send(message);
   }
 
   #sendBlocks({ ticket, purpose, vbd, runs }: Extract<SourceEffect, { type: "send-blocks" }>): void {
-    const session = this.#session;
+    const session = this.#speaking;
     this.meter.sent(purpose, vbd, runs);
     if (this.meter.violation !== undefined) this.daemon.around.wrong(this.meter.violation);
     this.#later(async () => {
@@ -190,7 +197,6 @@ export class SourceDriver {
         if (record.phase === "handed-over") around.handedOver(host);
       },
     );
-    if (record.phase === "completed") around.sourceCompleted(this);
   }
 
   /** The domain's vbds while they are ours; after the handover, the images, which nobody writes any more. */
@@ -222,28 +228,28 @@ export class SourceDriver {
       },
       around.options.memory,
     );
-    this.#memory = { attempt, outgoing, sentTo: undefined };
+    this.#memory = { attempt, outgoing, link: undefined };
     this.#linkMemory(attempt, 0);
   }
 
   #linkMemory(attempt: number, offset: number): void {
     const memory = this.#memory;
-    if (memory?.attempt !== attempt || this.#session === undefined) return;
-    memory.sentTo = offset;
+    const session = this.#speaking;
+    if (memory?.attempt !== attempt || session === undefined || session !== this.#session) return;
+    memory.link = { session, sentTo: offset };
     const { migration } = this.context;
-    this.#session.send({ type: "memory-open", migration, attempt, offset }, "memory");
+    session.send({ type: "memory-open", migration, attempt, offset }, "memory");
     this.#pumpMemory();
   }
 
   #pumpMemory(): void {
     const memory = this.#memory;
-    if (memory?.sentTo === undefined) return;
-    for (let offset = memory.sentTo; offset < memory.outgoing.length; offset++) {
-      const records = [memory.outgoing.record(offset)!];
-      this.#session?.send({ type: "records", attempt: memory.attempt, offset, records }, "memory");
-      // Sending may have broken the session.
-      if (this.#memory?.sentTo === undefined) return;
-      memory.sentTo = offset + 1;
+    const link = memory?.link;
+    if (memory === undefined || link === undefined) return;
+    for (; link.sentTo < memory.outgoing.length; link.sentTo++) {
+      const records = [memory.outgoing.record(link.sentTo)!];
+      const { attempt } = memory;
+      link.session.send({ type: "records", attempt, offset: link.sentTo, records }, "memory");
     }
   }
 
@@ -275,8 +281,10 @@ export class SourceDriver {
   }
 
   #changed(before: SourceState, event: SourceEvent, after: SourceState): void {
+    const { around } = this.daemon;
+    if (after.phase === "aborted") around.aborted();
     if (before.phase !== after.phase) {
-      this.daemon.around.log(this.#name, () => `${before.phase} ── ${nameOf(event)} ──▶ ${after.phase}`);
+      around.log(this.#name, () => `${before.phase} ── ${nameOf(event)} ──▶ ${after.phase}`);
     }
   }
 

@@ -101,6 +101,7 @@ export class Workload {
       request = { id, kind, since: 0, extent, write, token };
     }
     this.#outstanding.set(id, request);
+    this.#parts.log("guest", () => `${describe(request)} ...`);
     this.#submit(request);
   }
 
@@ -148,7 +149,8 @@ export class Workload {
 
   #answered(request: Request, target: Uint8Array): void {
     if (!this.#outstanding.delete(request.id)) return;
-    const { model, wrong } = this.#parts;
+    const { model, wrong, log } = this.#parts;
+    log("guest", () => `${describe(request)} is done`);
     switch (request.kind) {
       case "read": {
         const complaint = checkRead(model, request.extent, target, request.since);
@@ -163,6 +165,12 @@ export class Workload {
     }
     this.#host?.hypervisor.ioAnswered();
   }
+}
+
+function describe(request: Request): string {
+  const { vbd, sector, count } = request.extent;
+  const what = "token" in request ? ` of ${request.token}` : "";
+  return `#${request.id} ${request.kind}${what} vbd ${vbd} sectors ${sector}+${count}`;
 }
 
 /** What a read returned, against what it may return. */

@@ -27,6 +27,7 @@ import { DestinationDriver } from "./destination-driver.ts";
 import { SECTOR_BYTES } from "./disk.ts";
 import { ContentModel, encodeSectors, type Token } from "./guest.ts";
 import { type Memory, SimHypervisor } from "./hypervisor.ts";
+import { Journal } from "./journal.ts";
 import { type NetworkFaults, SessionEnd } from "./network.ts";
 import { drawOptions, type Options } from "./options.ts";
 import { Prng } from "./prng.ts";
@@ -35,6 +36,11 @@ import { SourceDriver, type SourceSession } from "./source-driver.ts";
 import { createDirtyLogs, GuestVbds, imageOf, makeImages } from "./vbds.ts";
 import { Verdict } from "./verdict.ts";
 import { checkRead, Workload } from "./workload.ts";
+
+/** One turn of the event loop: everything that waited for the last action has run as far as it can. */
+function settled(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
 
 const MS_PER_HOP_MAX = 60_000;
 const FORGETTING_MS_MAX = 60_000;
@@ -60,6 +66,8 @@ export class World {
   #sessionsMade = 0;
   #failure: Verdict | undefined;
   #stalledUntilMs = 0;
+  /** All migrations are over: no more harm is done, and what is left is checked. */
+  #isOver = false;
   readonly #outcome: Outcome = { completed: 0, aborted: 0, crashes: 0, virtualMs: 0, events: 0 };
 
   constructor(seed: number, { verbose = false }: { verbose?: boolean } = {}) {
@@ -94,6 +102,7 @@ export class World {
     const limitMs = this.options.calmAtMs + this.options.hops * MS_PER_HOP_MAX + FORGETTING_MS_MAX;
     try {
       await this.#runUntil(() => this.#hasEnded(), limitMs);
+      this.#isOver = true;
       this.#workload.rest();
       await this.#runUntil(() => this.#workload.isQuiet, limitMs);
       await this.#checkContent(limitMs);
@@ -106,13 +115,13 @@ export class World {
   }
 
   async #runUntil(done: () => boolean, limitMs: number): Promise<void> {
+    await settled();
     while (!done()) {
       const action = this.#clock.next();
       if (action === undefined) throw new Verdict("stuck", "nothing is scheduled", this.#standing());
       if (this.#clock.now > limitMs) throw new Verdict("stuck", "no end in sight", this.#standing());
       action();
-      // One turn of the event loop: everything that waited for this action has run as far as it can.
-      await new Promise((resolve) => setImmediate(resolve));
+      await settled();
       this.#outcome.events += 1;
       this.#checkRunner();
       if (this.#failure !== undefined) throw this.#failure;
@@ -137,6 +146,7 @@ export class World {
         quiet: () => this.#workload.isQuiet,
         resumed: () => this.#workload.resumed(host),
       }),
+      new Journal(() => (this.#isCalm ? 0 : this.options.journalFailingPercent)),
     );
     return host;
   }
@@ -174,7 +184,10 @@ export class World {
       exported: (host) => this.#workload.reconnected(host),
       handedOver: (host) => this.#handedOver(host),
       resumed: (host) => this.#checkMemory(host),
-      sourceCompleted: (driver) => this.#sourceCompleted(driver),
+      aborted: () => {
+        this.#outcome.aborted += 1;
+      },
+      replicaKept: (driver) => this.#replicaKept(driver),
       replicaOffered: (host, generation) => this.#checkReplica(host, generation),
     };
   }
@@ -268,6 +281,7 @@ export class World {
       generation,
       log: GenerationLog.of(sizes.map(blockCountOf), log, generation - 1),
       replicas,
+      dataBytes: sizes.reduce((sum, sizeBytes) => sum + sizeBytes, 0),
       ...machine,
     };
   }
@@ -335,7 +349,7 @@ export class World {
   // The schedule.
 
   get #isCalm(): boolean {
-    return this.#clock.now >= this.options.calmAtMs;
+    return this.#isOver || this.#clock.now >= this.options.calmAtMs;
   }
 
   #schedule(): void {
@@ -435,6 +449,8 @@ export class World {
     for (let vbd = 0; vbd < this.options.sizes.length; vbd++) {
       if (!imageOf(host, vbd)!.isDurable) this.#wrong(`${host.name} hands over vbd ${vbd} with unflushed writes`);
     }
+    // Recorded again, after a restart or a failure: the memory may be gone by then, the images not.
+    if (this.#snapshots.has(generation - 1)) return this.#checkReplica(host, generation - 1);
     const images = host.imageBytes().map((bytes) => bytes.slice());
     const memory = domain && { pages: [...domain.memory.pages], steps: domain.memory.steps };
     this.#snapshots.set(generation - 1, { images, memory });
@@ -462,7 +478,7 @@ export class World {
   }
 
   /** The source was told that nothing is missing any more: but for what was written since, both are equal. */
-  #sourceCompleted({ daemon, context, meter }: SourceDriver): void {
+  #replicaKept({ daemon, context, meter }: SourceDriver): void {
     this.#outcome.completed += 1;
     const { generation } = context;
     this.#checkReplica(daemon.host, generation);
@@ -538,7 +554,7 @@ export class World {
       );
       const domain = hypervisor.domain?.state ?? "off";
       const entries = [...journal.state.entries].map(([migration, { record }]) => `${migration} ${record.phase}`);
-      return `${name}${ownsDomain ? " (owner)" : ""}: domain ${domain}; machines ${machines.join(", ")}; journal ${entries.join(", ")}`;
+      return `${this.#workload.isQuiet ? "" : "guest waits; "}${name}${ownsDomain ? " (owner)" : ""}: domain ${domain}; machines ${machines.join(", ")}; journal ${entries.join(", ")}`;
     });
     return lines.join("\n");
   }
