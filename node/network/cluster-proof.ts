@@ -16,9 +16,8 @@ import type { TLSSocket } from "node:tls";
 const EXPORT_LABEL = "EXPERIMENTAL sojourn cluster proof v1";
 const TAG_SIZE = 32;
 
-export const CLUSTER_SECRET_SIZE_MIN = 32;
-
 export type ProofContext = {
+  /** Random, or made of what is. */
   secret: Uint8Array;
   role: "client" | "server";
   client: Uint8Array;

@@ -37,30 +37,45 @@ export function socketOf(connection: { timeline: object }): Socket {
 export type CountedTcpOptions = TCPOptions & {
   /** Told why an upgrade failed: libp2p itself passes on no more than a text. */
   onUpgradeFailed?: (raw: MultiaddrConnection, error: unknown) => Error;
+  /** Told why a connection from outside did not come about. */
+  onInboundFailed?: (raw: MultiaddrConnection, error: unknown) => void;
 };
 
 export function countedTcp(options: CountedTcpOptions = {}): (components: TCPComponents) => Transport {
-  const { onUpgradeFailed, ...tcpOptions } = options;
+  const { onUpgradeFailed, onInboundFailed, ...tcpOptions } = options;
+  const listeners = { onUpgradeFailed, onInboundFailed };
   return (components) => {
     const transport = tcp(tcpOptions)(components);
     const dial = transport.dial.bind(transport);
     const createListener = transport.createListener.bind(transport);
     transport.dial = (address, dialOptions) =>
-      dial(address, { ...dialOptions, upgrader: counting(dialOptions.upgrader, onUpgradeFailed) });
+      dial(address, { ...dialOptions, upgrader: counting(dialOptions.upgrader, listeners) });
     transport.createListener = (listenOptions) =>
-      createListener({ ...listenOptions, upgrader: counting(listenOptions.upgrader, onUpgradeFailed) });
+      createListener({ ...listenOptions, upgrader: counting(listenOptions.upgrader, listeners) });
     return transport;
   };
 }
 
-function counting(upgrader: Upgrader, onFailed: CountedTcpOptions["onUpgradeFailed"]): Upgrader {
+type Listeners = {
+  onUpgradeFailed: CountedTcpOptions["onUpgradeFailed"];
+  onInboundFailed: CountedTcpOptions["onInboundFailed"];
+};
+
+function counting(upgrader: Upgrader, { onUpgradeFailed, onInboundFailed }: Listeners): Upgrader {
   return {
-    upgradeInbound: (raw, options) => upgrader.upgradeInbound(tuned(raw), options),
+    upgradeInbound: async (raw, options) => {
+      try {
+        await upgrader.upgradeInbound(tuned(raw), options);
+      } catch (error) {
+        onInboundFailed?.(raw, error);
+        throw error;
+      }
+    },
     upgradeOutbound: async (raw, options) => {
       try {
         return await upgrader.upgradeOutbound(tuned(raw), options);
       } catch (error) {
-        throw onFailed?.(raw, error) ?? error;
+        throw onUpgradeFailed?.(raw, error) ?? error;
       }
     },
     createInboundAbortSignal: (signal) => upgrader.createInboundAbortSignal(signal),

@@ -26,15 +26,17 @@ export class HandshakeWatch {
   watch<Components>(make: (components: Components) => ConnectionEncrypter) {
     return (components: Components): ConnectionEncrypter => {
       const encrypter = make(components);
-      const secureOutbound = encrypter.secureOutbound.bind(encrypter);
-      encrypter.secureOutbound = async (raw, options) => {
-        try {
-          return await secureOutbound(raw, options);
-        } catch (error) {
-          this.#errors.set(raw, error);
-          throw error;
-        }
-      };
+      for (const way of ["secureInbound", "secureOutbound"] as const) {
+        const secure = encrypter[way].bind(encrypter);
+        encrypter[way] = async (raw, options) => {
+          try {
+            return await secure(raw, options);
+          } catch (error) {
+            this.#errors.set(raw, error);
+            throw error;
+          }
+        };
+      }
       return encrypter;
     };
   }

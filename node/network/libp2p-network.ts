@@ -5,27 +5,20 @@
  * settings below say which of its defaults would break that, and the tests of this folder show each of them.
  */
 
-import { noise } from "@chainsafe/libp2p-noise";
 import { type Identify, identify } from "@libp2p/identify";
-import type {
-  ConnectionGater,
-  Connection as Libp2pStreams,
-  PeerId,
-  PrivateKey,
-  Stream,
-} from "@libp2p/interface";
+import type { Connection as Libp2pStreams, PrivateKey, Stream } from "@libp2p/interface";
 import { peerIdFromPrivateKey } from "@libp2p/peer-id";
 import { type Ping, ping } from "@libp2p/ping";
 import { CODE_P2P, type Multiaddr, multiaddr } from "@multiformats/multiaddr";
 import { createLibp2p, type Libp2p } from "libp2p";
 import { assert } from "../../protocol/errors.ts";
+import { Admission, type AdmissionOptions } from "./admission.ts";
 import { boundedYamux } from "./bounded-yamux.ts";
 import type { StreamChannelOptions } from "./channel.ts";
 import { countedTcp } from "./counted-tcp.ts";
-import { dialFailure, HandshakeWatch } from "./dial-failure.ts";
+import { dialFailure } from "./dial-failure.ts";
 import { NetworkError } from "./errors.ts";
 import { CHANNELS_MAX, Libp2pConnection } from "./libp2p-connection.ts";
-import { nativeTls } from "./native-tls.ts";
 import type { ChannelHandler, Connection, HostId, Network } from "./network.ts";
 import { Turns } from "./turns.ts";
 
@@ -45,17 +38,12 @@ export type NetworkLog = {
   warn(message: string, fields?: Record<string, unknown>): void;
 };
 
-export type Libp2pNetworkOptions = {
+/** `role`: one process each. `control` gossips and answers, `data` moves bulk bytes. */
+export type Libp2pNetworkOptions = AdmissionOptions & {
   /** Multiaddrs, e.g. /ip4/0.0.0.0/tcp/4701; port 0 lets the system choose. Empty: only dials. */
   listen: readonly string[];
   /** Multiaddrs to tell others instead, e.g. behind a port forward. */
   announce?: readonly string[];
-  /** One process each: `control` gossips and answers, `data` moves bulk bytes. */
-  role: "control" | "data";
-  /** Asked with a proven identity, both ways, at each connection and again at each channel. */
-  allowPeers?: (peer: HostId) => boolean;
-  /** The cluster secret, 32 random bytes, mixed into every handshake: whoever has others is refused there. */
-  prologueBytes?: Uint8Array;
   channel?: StreamChannelOptions;
   dialTimeoutMs?: number;
   closeTimeoutMs?: number;
@@ -74,7 +62,8 @@ export class Libp2pNetwork implements Network {
   readonly #connections = new Map<Libp2pStreams, Libp2pConnection>();
   /** By peer; as many as this host ever dialled. */
   readonly #dials = new Map<string, Turns>();
-  readonly #handshakes = new HandshakeWatch();
+  readonly #admission: Admission;
+  readonly #onConnection = new Set<(connection: Connection) => void>();
   #node: Libp2p<Services> | undefined;
   #stopping: Promise<void> | undefined;
 
@@ -85,6 +74,7 @@ export class Libp2pNetwork implements Network {
     this.#privateKey = privateKey;
     this.#log = log;
     this.#options = options;
+    this.#admission = new Admission(log, options);
     this.#dialTimeoutMs = options.dialTimeoutMs ?? 10_000;
     this.self = peerIdFromPrivateKey(privateKey).toString();
   }
@@ -97,11 +87,33 @@ export class Libp2pNetwork implements Network {
     return [...this.#connections.values()];
   }
 
+  /** Calls `listener` for each connection that opens from now on, whoever dialled; before anything is sent on it. */
+  onConnection(listener: (connection: Connection) => void): void {
+    this.#onConnection.add(listener);
+  }
+
+  /** Whether a channel of `protocol` may be opened on the connection, as far as this host is concerned. */
+  allows(connection: Connection, protocol: string): boolean {
+    const streams = this.#streamsOf(connection);
+    return streams !== undefined && this.#admission.refusal(streams, protocol) === undefined;
+  }
+
+  /** Cuts every connection that would not be let in now. Call it when a host was revoked. */
+  recheck(): void {
+    for (const [streams, connection] of [...this.#connections]) {
+      const reason = this.#admission.refusal(streams);
+      if (reason !== undefined) this.#cut(connection, reason);
+    }
+  }
+
   async start(): Promise<void> {
     assert(this.#node === undefined, "a network starts once");
     const node = await this.#createNode();
     this.#node = node;
-    node.addEventListener("connection:open", ({ detail }) => this.#connectionOf(detail));
+    node.addEventListener("connection:open", ({ detail }) => {
+      const connection = this.#connectionOf(detail);
+      for (const listener of this.#onConnection) listener(connection);
+    });
     for (const [protocol, handler] of this.#handlers) await this.#register(node, protocol, handler);
     try {
       await node.start();
@@ -180,8 +192,9 @@ export class Libp2pNetwork implements Network {
       const connection = this.#connectionOf(streams);
       // Before anything else happens: what arrives now needs its reader.
       const channel = connection.adopt(stream);
-      if (!this.#admits(connection.peer)) {
-        connection.abort(new Error("no longer admitted"));
+      const reason = this.#stopping === undefined ? this.#admission.refusal(streams, protocol) : "we stop";
+      if (reason !== undefined) {
+        this.#cut(connection, reason);
         return;
       }
       runHandler(handler, channel, connection).catch((error: unknown) => {
@@ -206,30 +219,14 @@ export class Libp2pNetwork implements Network {
     return connection;
   }
 
-  #admits(peer: HostId): boolean {
-    return this.#stopping === undefined && (this.#options.allowPeers?.(peer) ?? true);
+  #streamsOf(connection: Connection): Libp2pStreams | undefined {
+    for (const [streams, each] of this.#connections) if (each === connection) return streams;
+    return undefined;
   }
 
-  #gater(): ConnectionGater {
-    const denies = (peer: PeerId): boolean => !this.#admits(peer.toString());
-    return {
-      denyDialMultiaddr: () => false,
-      denyDialPeer: denies,
-      denyInboundEncryptedConnection: denies,
-      denyOutboundEncryptedConnection: denies,
-    };
-  }
-
-  /** Bulk bytes over TLS where both ends can: a quarter of the CPU. Gossip over the Noise everybody has. */
-  #encrypters() {
-    const { prologueBytes, role } = this.#options;
-    const watch = this.#handshakes.watch.bind(this.#handshakes);
-    const noiseOnly = [watch(noise(prologueBytes === undefined ? {} : { prologueBytes }))];
-    if (role === "control") return noiseOnly;
-    return [
-      watch(nativeTls(prologueBytes === undefined ? {} : { clusterSecret: prologueBytes })),
-      ...noiseOnly,
-    ];
+  #cut(connection: Libp2pConnection, reason: string): void {
+    this.#admission.log({ peer: connection.peer, reason });
+    connection.abort(new Error(`no longer admitted: ${reason}`));
   }
 
   #createNode(): Promise<Libp2p<Services>> {
@@ -240,11 +237,15 @@ export class Libp2pNetwork implements Network {
       privateKey: this.#privateKey,
       addresses: { listen: [...listen], announce: [...announce] },
       transports: [
-        countedTcp({ ...TCP, onUpgradeFailed: (raw, error) => this.#handshakes.failureOf(raw, error) }),
+        countedTcp({
+          ...TCP,
+          onUpgradeFailed: (raw, error) => this.#admission.outboundFailure(raw, error),
+          onInboundFailed: (raw, error) => this.#admission.inboundFailed(raw, error),
+        }),
       ],
-      connectionEncrypters: this.#encrypters(),
+      connectionEncrypters: this.#admission.encrypters(),
       streamMuxers: [boundedYamux(YAMUX, STREAM_WINDOW_SIZE)],
-      connectionGater: this.#gater(),
+      connectionGater: this.#admission.gater(() => this.#stopping !== undefined),
       // It pings, waits behind the bulk bytes for the answer, and aborts the busiest connections first.
       connectionMonitor: { enabled: false },
       connectionManager: {

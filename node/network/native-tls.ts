@@ -2,8 +2,8 @@
  * libp2p's standard TLS 1.3 (/tls/1.0.0), with `node:tls` directly on the TCP socket.
  *
  * The record layer then runs in C++ and never in JavaScript: about a quarter of the CPU time of Noise for
- * bulk bytes. The bytes on the wire are those of any libp2p; with a cluster secret a proof of it follows the
- * handshake, and the protocol has a name of its own.
+ * bulk bytes. The bytes on the wire are those of any libp2p; with a key ring both ends agree on a key first
+ * (`keyed-admission.ts`), a proof of it follows the handshake, and the protocol has a name of its own.
  *
  * AES-GCM should not seal more than some 2^24 full records with one key, and OpenSSL does not change it: a
  * connection must not carry more than `CONNECTION_SIZE_MAX` bytes.
@@ -28,8 +28,10 @@ import { peerIdFromPrivateKey } from "@libp2p/peer-id";
 import { generateCertificate, verifyPeerCertificate } from "@libp2p/tls/utils";
 import { AbstractMultiaddrConnection } from "@libp2p/utils";
 import { assert } from "../../protocol/errors.ts";
-import { CLUSTER_SECRET_SIZE_MIN, proveMembership } from "./cluster-proof.ts";
+import { proveMembership } from "./cluster-proof.ts";
 import { socketOf } from "./counted-tcp.ts";
+import { type KeyRing, singleKey } from "./key-ring.ts";
+import { type AgreedKey, agreeOnKey } from "./keyed-admission.ts";
 import { TlsConnection, takeOver } from "./tls-connection.ts";
 import { ALPN_LIBP2P, type Credentials, handshake } from "./tls-handshake.ts";
 
@@ -42,7 +44,9 @@ const CLUSTER_TLS_PROTOCOL = "/sojourn/tls/1.0.0";
 export type NativeTlsComponents = { privateKey: PrivateKey; logger: ComponentLogger; upgrader: Upgrader };
 
 export type NativeTlsOptions = {
-  /** Random bytes that every host of the cluster has; a peer without them is refused. */
+  /** Keys to agree on before the handshake. */
+  keys?: KeyRing;
+  /** Instead of `keys`: random bytes that every host of the cluster has; a peer without them is refused. */
   clusterSecret?: Uint8Array;
   /** Makes the certificate of this process. */
   credentials?: (privateKey: PrivateKey) => Promise<Credentials>;
@@ -56,25 +60,23 @@ const NONE: ReadonlyMap<string, StreamMuxerFactory> = new Map();
 
 type Role = "client" | "server";
 
+type ProofOf = { agreed: AgreedKey; role: Role; remotePeer: PeerId; signal: AbortSignal | undefined };
+
 class NativeTls implements ConnectionEncrypter {
   readonly protocol: string;
   readonly #components: NativeTlsComponents;
   readonly #log: Logger;
-  readonly #clusterSecret: Uint8Array | undefined;
+  readonly #keys: KeyRing | undefined;
   readonly #self: PeerId;
   /** One for the process: the specification asks for no more, and it is half the cost of a handshake. */
   readonly #credentials: Promise<Credentials>;
 
   constructor(components: NativeTlsComponents, options: NativeTlsOptions) {
     const { clusterSecret, credentials = generateCertificate } = options;
-    assert(
-      clusterSecret === undefined || clusterSecret.byteLength >= CLUSTER_SECRET_SIZE_MIN,
-      "a short secret",
-    );
-    this.protocol = clusterSecret === undefined ? TLS_PROTOCOL : CLUSTER_TLS_PROTOCOL;
+    this.#keys = options.keys ?? (clusterSecret === undefined ? undefined : singleKey(clusterSecret));
+    this.protocol = this.#keys === undefined ? TLS_PROTOCOL : CLUSTER_TLS_PROTOCOL;
     this.#components = components;
     this.#log = components.logger.forComponent("sojourn:native-tls");
-    this.#clusterSecret = clusterSecret;
     this.#self = peerIdFromPrivateKey(components.privateKey);
     this.#credentials = credentials(components.privateKey);
     // Whoever connects first is told; until then it is nobody's error.
@@ -99,13 +101,14 @@ class NativeTls implements ConnectionEncrypter {
     const signal = options?.signal;
     let tls: TLSSocket | undefined;
     try {
+      const agreed = await this.#agree(raw, role, options);
       await takeOver(raw, socket);
       const credentials = await this.#credentials;
       const muxers = options?.skipStreamMuxerNegotiation === true ? NONE : this.#muxers();
       tls = await handshake(socket, { role, credentials, muxers: [...muxers.keys()], signal });
       const remotePeer = await this.#verified(tls, options?.remotePeer);
       const streamMuxer = chosenMuxer(tls, muxers);
-      await this.#prove(tls, { role, remotePeer, signal });
+      if (agreed !== undefined) await this.#prove(tls, { agreed, role, remotePeer, signal });
       signal?.throwIfAborted();
       if (tls.destroyed || raw.status !== "open") throw new Error("closed during the handshake");
       const connection = new TlsConnection(raw, tls);
@@ -130,15 +133,20 @@ class NativeTls implements ConnectionEncrypter {
     return peer;
   }
 
-  async #prove(
-    tls: TLSSocket,
-    { role, remotePeer, signal }: { role: Role; remotePeer: PeerId; signal: AbortSignal | undefined },
-  ): Promise<void> {
-    if (this.#clusterSecret === undefined) return;
+  async #agree(
+    raw: MessageStream,
+    role: Role,
+    options: SecureConnectionOptions = {},
+  ): Promise<AgreedKey | undefined> {
+    if (this.#keys === undefined) return undefined;
+    return agreeOnKey(raw, this.#keys, { ...options, role: role === "client" ? "dialler" : "listener" });
+  }
+
+  async #prove(tls: TLSSocket, { agreed, role, remotePeer, signal }: ProofOf): Promise<void> {
     const ours = this.#self.toMultihash().bytes;
     const theirs = remotePeer.toMultihash().bytes;
     const [client, server] = role === "client" ? [ours, theirs] : [theirs, ours];
-    await proveMembership(tls, { secret: this.#clusterSecret, role, client, server, signal });
+    await proveMembership(tls, { secret: agreed.binding, role, client, server, signal });
   }
 
   #muxers(): ReadonlyMap<string, StreamMuxerFactory> {
