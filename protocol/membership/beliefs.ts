@@ -12,7 +12,7 @@
  * and costs no signature check. What changed our mind is told on.
  */
 
-import { accusationBy, changed, proven, raise, refute, tellOn, verified } from "./claims.ts";
+import { accusationBy, changed, hastenExchange, proven, raise, refute, tellOn, verified } from "./claims.ts";
 import { ACCUSATIONS_MAX } from "./limits.ts";
 import { accusersOf, isGone, type Member, type Suspicion } from "./member-table.ts";
 import type { Accusation, HostId, MemberRecord, Update } from "./messages.ts";
@@ -184,7 +184,10 @@ function settle(turn: Turn, member: Member, update: Update, source: Source): voi
   member.suspicion = undefined;
   turn.state.table.set(member, update, turn.context);
   changed(turn, update, before);
-  if (source.quiet !== true) tellOn(turn, update);
+  if (source.quiet === true) return;
+  tellOn(turn, update);
+  // Who was dead and is not may be one of many: a partition has ended, and gossip of its time was lost.
+  if (before === "dead" && update.status === "alive") hastenExchange(turn);
 }
 
 /** Two records of one incarnation. All hosts keep the same one: a farewell, or the one with the larger signature. */
@@ -264,10 +267,14 @@ function bury(turn: Turn, member: Member, accusation: Accusation, whole?: Update
   tellOn(turn, update);
 }
 
-function hearAboutUs(turn: Turn, update: Update, { peer }: Source): void {
+function hearAboutUs(turn: Turn, update: Update, { peer, exchange }: Source): void {
   const { state } = turn;
   const { own } = state;
-  if (own === undefined || own.record.incarnation > update.record.incarnation) return;
+  if (own === undefined) return;
+  if (own.record.incarnation > update.record.incarnation) {
+    if (update.accusations.length > 0 && !exchange) correct(turn, own, peer);
+    return;
+  }
   if (own.record.incarnation < update.record.incarnation || !isSame(own.record, update.record)) {
     // A former life of ours, which had a higher incarnation or said something else under this one.
     if (verified(turn, update.record, peer)) raise(turn, { above: update.record.incarnation });
@@ -276,6 +283,14 @@ function hearAboutUs(turn: Turn, update: Update, { peer }: Source): void {
   if (state.phase !== "running") return;
   const believed = update.accusations.filter((accusation) => proven(turn, own.record, accusation, peer));
   if (believed.length > 0) refute(turn, believed, peer);
+}
+
+/** The peer missed our refutation, or it would not say this any more. Once in a probe interval. */
+function correct({ state, context, effects }: Turn, own: Update, peer: HostId): void {
+  const member = state.table.get(peer);
+  if (member === undefined || context.nowMs - member.toldAtMs < context.config.probeIntervalMs) return;
+  member.toldAtMs = context.nowMs;
+  effects.push({ type: "send", to: peer, message: { type: "gossip", updates: [own] } });
 }
 
 /** The update without its accusations. */

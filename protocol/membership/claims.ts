@@ -8,6 +8,7 @@ import { accusersOf, digestOf, isGone } from "./member-table.ts";
 import type {
   Accusation,
   AccusationKind,
+  Digest,
   HostDescription,
   HostId,
   MemberRecord,
@@ -127,6 +128,19 @@ export function refuteTimer(turn: Turn): void {
 /** Begins a state exchange. */
 export function compareWith({ state, effects }: Turn, host: HostId): void {
   effects.push({ type: "send", to: host, message: { type: "compare", digest: stateDigest(state) } });
+}
+
+/** The next random exchange comes within one interval, however large the cluster. Equal states cost next to nothing. */
+export function hastenExchange(turn: Turn): void {
+  const { state, context } = turn;
+  const { exchangeIntervalMs } = context.config;
+  if (state.exchangeAtMs <= context.nowMs + exchangeIntervalMs) return;
+  armExchange(turn, context.random() * exchangeIntervalMs);
+}
+
+export function armExchange(turn: Turn, afterMs: number): void {
+  turn.state.exchangeAtMs = turn.context.nowMs + afterMs;
+  setTimer(turn, "exchange", afterMs);
 }
 
 export function stateDigest({ table, own }: MembershipState): Digest {

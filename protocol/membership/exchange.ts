@@ -9,11 +9,10 @@
  */
 
 import { believe, reap } from "./beliefs.ts";
-import { compareWith, stateDigest } from "./claims.ts";
+import { armExchange, compareWith, stateDigest } from "./claims.ts";
 import { STATE_PART_SIZE_MAX } from "./limits.ts";
-import { digestOf, isGone } from "./member-table.ts";
 import type { Digest, HostId, MembershipMessage, Update } from "./messages.ts";
-import { hostCount, type MembershipState, setTimer, type Turn } from "./state.ts";
+import { hostCount, setTimer, type Turn } from "./state.ts";
 import { encodeUpdate } from "./wire.ts";
 
 /** Above so many hosts an exchange gets rarer with each doubling, as it gets larger. */
@@ -37,7 +36,7 @@ export function joinTimer(turn: Turn): void {
 
 export function exchangeTimer(turn: Turn): void {
   const { state, context } = turn;
-  setTimer(turn, "exchange", exchangeIntervalMs(turn));
+  armExchange(turn, exchangeIntervalMs(turn));
   const [member] = state.table.pick(1, context.random, ({ update }) => update.status === "alive");
   if (member !== undefined) compareWith(turn, member.host);
 }
@@ -95,7 +94,7 @@ function mayAnswer({ state, context }: Turn, peer: HostId): boolean {
   return true;
 }
 
-export function exchangeIntervalMs({ state, context }: Turn): number {
+function exchangeIntervalMs({ state, context }: Turn): number {
   const { exchangeIntervalMs: intervalMs } = context.config;
   const hosts = hostCount(state);
   if (hosts <= EXCHANGE_SCALE_HOSTS) return intervalMs;

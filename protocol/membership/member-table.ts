@@ -20,7 +20,7 @@ export type Member = {
   suspicion: Suspicion | undefined;
   /** Round trip of the last direct probe that was answered. */
   rttMs: number | undefined;
-  /** When it last was told that we do not believe it alive. */
+  /** When it last was told, out of turn, what we believe of it or what it should believe of us. */
   toldAtMs: number;
   /** When it last got our whole state. */
   answeredAtMs: number;

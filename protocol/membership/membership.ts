@@ -17,17 +17,9 @@
 
 import { assert, unreachable as impossible } from "../errors.ts";
 import { believe, forget, suspicionTimer, tellIfDoubted } from "./beliefs.ts";
-import { armGossip, compareWith, ownUpdate, raise, refuteTimer } from "./claims.ts";
+import { armExchange, armGossip, compareWith, ownUpdate, raise, refuteTimer } from "./claims.ts";
 import { checkConfig, type MembershipConfig } from "./config.ts";
-import {
-  compare,
-  exchangeIntervalMs,
-  exchangeTimer,
-  join,
-  joinTimer,
-  receiveState,
-  reconnectTimer,
-} from "./exchange.ts";
+import { compare, exchangeTimer, join, joinTimer, receiveState, reconnectTimer } from "./exchange.ts";
 import { MemberTable } from "./member-table.ts";
 import type { HostDescription, HostId, MembershipMessage, Update } from "./messages.ts";
 import {
@@ -70,6 +62,7 @@ export function initial({ self, config }: { self: HostId; config: MembershipConf
     relays: new Map(),
     seeds: [],
     joinRetryMs: config.joinRetryMs,
+    exchangeAtMs: Number.POSITIVE_INFINITY,
     refutedAtMs: Number.NEGATIVE_INFINITY,
     unrefuted: undefined,
     announcedAtMs: Number.NEGATIVE_INFINITY,
@@ -214,7 +207,7 @@ function start(turn: Turn, incarnation: number, description: HostDescription): v
   state.gossipArmed = false;
   armGossip(turn);
   setTimer(turn, "probe", random() * config.probeIntervalMs);
-  setTimer(turn, "exchange", random() * exchangeIntervalMs(turn));
+  armExchange(turn, random() * config.exchangeIntervalMs);
   setTimer(turn, "reconnect", random() * config.reconnectIntervalMs);
 }
 

@@ -139,6 +139,8 @@ export type MembershipState = {
   readonly relays: Map<number, Relay>;
   seeds: readonly HostId[];
   joinRetryMs: number;
+  /** When the exchange timer is set to. */
+  exchangeAtMs: number;
   refutedAtMs: number;
   /** Of our present incarnation, not yet refuted because the last refutation was just now. */
   unrefuted: { readonly accusations: readonly Accusation[]; readonly peer: HostId } | undefined;
