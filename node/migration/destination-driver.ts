@@ -91,6 +91,7 @@ export class DestinationDriver {
   #session: Session<SourceMessage> | undefined;
   #copies: Copies | undefined;
   #incoming: IncomingStream | undefined;
+  #loadAttempt: number | undefined;
   #prepared: PreparedState | undefined;
   readonly #storing = new Set<Promise<unknown>>();
   #unstoredBytes = 0;
@@ -312,13 +313,15 @@ export class DestinationDriver {
   #load({ attempt, memoryBytes }: Extract<DestinationEffect, { type: "load" }>): void {
     const incoming = this.#incoming;
     if (incoming === undefined) throw new Error("no memory stream was begun");
+    this.#loadAttempt = attempt;
     this.#later(
       async () => {
         await incoming.memory.loaded(memoryBytes);
         incoming.report();
         return { type: "loaded", attempt };
       },
-      () => this.#incoming === incoming,
+      // Of a `prepare` whose link was lost: the source was thawed, and its stream goes on beyond that length.
+      () => this.#incoming === incoming && this.state.phase === "loading" && this.#loadAttempt === attempt,
     );
   }
 
@@ -387,7 +390,12 @@ export class DestinationDriver {
     const { code = "DESTINATION_FAILED" } = error as { code?: string };
     const reason = toError(error).message;
     this.#parts.log.error("an effect failed", { source: this.context.source, code, reason });
-    return { type: "failed", code, reason };
+    if (code !== "STORAGE_FULL") return { type: "failed", code, reason };
+    return {
+      type: "failed",
+      code: "DESTINATION_FULL",
+      reason: "no space is left for the blocks that arrive",
+    };
   }
 
   #changed(state: DestinationState): void {

@@ -188,8 +188,10 @@ export class GuestDomain {
    * its source may be thawed and stream on. Rejects when it is not a state.
    */
   async loaded(memoryBytes: number): Promise<void> {
-    this.#expect("loaded", "incoming");
-    await this.#incoming!.loaded(memoryBytes);
+    // Also one that is whole already: what makes it whole again may still be on its way on the stream's own socket.
+    this.#expect("loaded", "incoming", "suspended");
+    if (this.#incoming === undefined) throw badState("loaded", this.#state);
+    await this.#incoming.loaded(memoryBytes);
     this.#machine.checkLoaded(this.#spec.vbds);
     this.#state = "suspended";
   }
