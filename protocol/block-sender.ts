@@ -42,6 +42,38 @@ export class BlockSender {
     this.#sentTimes = Array.from({ length: Math.max(1, hotSendsMax) }, empty);
   }
 
+  /** An independent sender that does from here on what this one would: for whoever tries several futures. */
+  clone(): BlockSender {
+    const copy = new BlockSender(this.blockCounts, { hotSendsMax: this.#sentTimes.length });
+    const layers = [
+      [this.toSend, copy.toSend],
+      [this.#urgent, copy.#urgent],
+      [this.#onTheWay, copy.#onTheWay],
+      ...this.#sentTimes.map((layer, times) => [layer, copy.#sentTimes[times]!] as const),
+    ] as const;
+    for (const [from, to] of layers) for (const [vbd, bitmap] of from.entries()) to[vbd]!.union(bitmap);
+    for (const [ticket, shipment] of this.#inFlight) copy.#inFlight.set(ticket, shipment);
+    copy.#inFlightBlocks = this.#inFlightBlocks;
+    copy.#nextTicket = this.#nextTicket;
+    copy.#cursor = this.#cursor;
+    copy.sentBlocks = this.sentBlocks;
+    copy.resentBlocks = this.resentBlocks;
+    return copy;
+  }
+
+  /** Everything that decides what it does next. What it has only counted is left out. */
+  snapshot(): unknown {
+    const { toSend } = this;
+    return [
+      toSend,
+      this.#urgent,
+      this.#onTheWay,
+      this.#sentTimes,
+      [...this.#inFlight.values()],
+      this.#cursor,
+    ];
+  }
+
   get inFlightBlocks(): number {
     return this.#inFlightBlocks;
   }

@@ -29,6 +29,20 @@ export class HashDescent {
     }
   }
 
+  /** An independent descent that goes on from here as this one would: for whoever tries several futures. */
+  clone(): HashDescent {
+    const copy = new HashDescent(this.differing.blockCount);
+    copy.differing.union(this.differing);
+    copy.#questions.splice(0, Infinity, ...this.#questions);
+    for (const [key, question] of this.#open) copy.#open.set(key, question);
+    return copy;
+  }
+
+  /** Everything that decides what it does next. */
+  snapshot(): unknown {
+    return [this.differing, this.#questions, [...this.#open.values()]];
+  }
+
   get isDone(): boolean {
     return this.#questions.length === 0 && this.#open.size === 0;
   }
