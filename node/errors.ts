@@ -234,6 +234,47 @@ const PEERS = {
   ),
 } as const;
 
+/** Who belongs to the cluster. */
+const CLUSTER = {
+  CLUSTER_NONE: entry<Record<string, never>>(
+    1,
+    "This host belongs to no cluster.",
+    () => "this host belongs to no cluster",
+    () => "`sojourn init` makes one while the daemon is down, `sojourn join` enters one",
+  ),
+  CLUSTER_ALREADY: entry<{ cluster: string; members: number }>(
+    1,
+    "This host is a member of another cluster, which has other hosts.",
+    ({ cluster, members }) => `this host is one of ${members} members of cluster ${cluster.slice(0, 16)}`,
+    () => "a host is in one cluster: use another data directory for another one",
+  ),
+  TOKEN_INVALID: entry<{ reason: string }>(
+    2,
+    "A text is no invitation.",
+    ({ reason }) => `the token cannot be read: ${reason}`,
+    () => "copy it again, as a whole; `sojourn invite` on a member makes a new one",
+  ),
+  JOIN_REFUSED: entry<{ host: string; reason: string }>(
+    1,
+    "A member did not let this host in.",
+    ({ host, reason }) => `${host} did not let this host in: ${reason}`,
+    () => "`sojourn invite` on a member makes a new token; its log says more",
+  ),
+  CLUSTER_FILE_EXPOSED: entry<{ file: string; mode: string }>(
+    1,
+    "Others can read the cluster's secrets.",
+    ({ file, mode }) => `${file} holds the cluster's secrets, and others may read it (mode ${mode})`,
+    ({ file }) =>
+      `\`chmod 600 ${file}\`; if someone may have read it, \`sojourn rotate-secret --overlap 0s\``,
+  ),
+  CLUSTER_FILE_CORRUPT: entry<{ file: string; reason: string }>(
+    1,
+    "What this host keeps of its cluster cannot be read.",
+    ({ file, reason }) => `${file} cannot be read (${reason})`,
+    () => "move it away and `sojourn join` with a new token: the cluster's members know this host",
+  ),
+} as const;
+
 /** What is stored. Errors of `storage/` bring their own sentence with its remedy. */
 const STORED = {
   DATA_FOLDER_LOCKED: entry<{ reason: string }>(
@@ -300,6 +341,7 @@ export const NODE_ERRORS = {
   ...MIGRATIONS,
   ...REFUSALS,
   ...PEERS,
+  ...CLUSTER,
   ...STORED,
   ...OURSELVES,
 } as const;

@@ -17,7 +17,7 @@ const keys = new Map<string, KeyObject>();
 
 export const statementCrypto: StatementCrypto = { hash: sha256, verify: verifyByHost };
 
-export function sha256(bytes: Uint8Array): Uint8Array {
+export function sha256(bytes: Uint8Array): Buffer {
   return createHash("sha256").update(bytes).digest();
 }
 

@@ -8,7 +8,7 @@
 
 import { createHash } from "node:crypto";
 import { assert } from "../../protocol/errors.ts";
-import type { HostId } from "./network.ts";
+import type { Connection, HostId, Network } from "./network.ts";
 
 export const KEY_ID_SIZE = 8;
 export const SECRET_SIZE_MIN = 32;
@@ -32,6 +32,16 @@ export interface KeyRing {
 }
 
 export const KEYS_OFFERED_MAX = 8;
+
+/** A network with a key ring. */
+export interface KeyedNetwork extends Network {
+  /** The key that the connection was made under. */
+  keyOf(connection: Connection): AdmissionKey | undefined;
+  /** Calls `listener` for each connection that opens from now on, whoever dialled. */
+  onConnection(listener: (connection: Connection) => void): void;
+  /** Cuts every connection that would not be let in now. To be called when a host was revoked. */
+  recheck(): void;
+}
 
 /** The id of a key with this secret: it tells who knows the secret which one is meant, and others nothing. */
 export function keyIdOf(secret: Uint8Array): Uint8Array {

@@ -41,6 +41,11 @@ export class Libp2pConnection implements Connection {
     return this.#streams.direction;
   }
 
+  /** The object that this connection and the raw one below it share. */
+  get timeline(): object {
+    return this.#streams.timeline;
+  }
+
   /** The protocol that protects it. */
   get encryption(): string {
     return this.#streams.encryption ?? "none";

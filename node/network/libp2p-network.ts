@@ -18,6 +18,8 @@ import type { StreamChannelOptions } from "./channel.ts";
 import { countedTcp } from "./counted-tcp.ts";
 import { dialFailure } from "./dial-failure.ts";
 import { NetworkError } from "./errors.ts";
+import type { AdmissionKey, KeyedNetwork, KeyRing } from "./key-ring.ts";
+import { keyOf } from "./keyed-admission.ts";
 import { CHANNELS_MAX, Libp2pConnection } from "./libp2p-connection.ts";
 import type { ChannelHandler, Connection, HostId, Network } from "./network.ts";
 import { Turns } from "./turns.ts";
@@ -51,7 +53,7 @@ export type Libp2pNetworkOptions = AdmissionOptions & {
 
 type Services = { identify: Identify; ping: Ping };
 
-export class Libp2pNetwork implements Network {
+export class Libp2pNetwork implements KeyedNetwork {
   readonly self: HostId;
 
   readonly #privateKey: PrivateKey;
@@ -87,18 +89,14 @@ export class Libp2pNetwork implements Network {
     return [...this.#connections.values()];
   }
 
-  /** Calls `listener` for each connection that opens from now on, whoever dialled; before anything is sent on it. */
   onConnection(listener: (connection: Connection) => void): void {
     this.#onConnection.add(listener);
   }
 
-  /** Whether a channel of `protocol` may be opened on the connection, as far as this host is concerned. */
-  allows(connection: Connection, protocol: string): boolean {
-    const streams = this.#streamsOf(connection);
-    return streams !== undefined && this.#admission.refusal(streams, protocol) === undefined;
+  keyOf(connection: Connection): AdmissionKey | undefined {
+    return connection instanceof Libp2pConnection ? keyOf(connection) : undefined;
   }
 
-  /** Cuts every connection that would not be let in now. Call it when a host was revoked. */
   recheck(): void {
     for (const [streams, connection] of [...this.#connections]) {
       const reason = this.#admission.refusal(streams);
@@ -219,11 +217,6 @@ export class Libp2pNetwork implements Network {
     return connection;
   }
 
-  #streamsOf(connection: Connection): Libp2pStreams | undefined {
-    for (const [streams, each] of this.#connections) if (each === connection) return streams;
-    return undefined;
-  }
-
   #cut(connection: Libp2pConnection, reason: string): void {
     this.#admission.log({ peer: connection.peer, reason });
     connection.abort(new Error(`no longer admitted: ${reason}`));
@@ -262,6 +255,11 @@ export class Libp2pNetwork implements Network {
       },
     });
   }
+}
+
+/** A network that nobody can dial, under keys of its own: for one question, beside whatever else runs here. */
+export function dialOnlyNetwork(parts: { privateKey: PrivateKey; log: NetworkLog }, keys: KeyRing): Network {
+  return new Libp2pNetwork(parts, { role: "control", listen: [], keys });
 }
 
 /** noDelay is tcp's default. Without traffic the system probes: a host that lost power is noticed in 25 s. */
