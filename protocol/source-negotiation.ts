@@ -8,7 +8,7 @@ import { BlockSender } from "./block-sender.ts";
 import { ProtocolError } from "./errors.ts";
 import { HashDescent } from "./hash-descent.ts";
 import { chooseRung, everythingBecause } from "./ladder.ts";
-import { PROTOCOL_VERSION } from "./limits.ts";
+import { HASH_REGION_BLOCKS, PROTOCOL_VERSION } from "./limits.ts";
 import type { VbdIndex } from "./messages.ts";
 import { startCopying } from "./source-precopy.ts";
 import {
@@ -129,13 +129,15 @@ function climb(
   const scans = new Set<VbdIndex>();
   const descents = new Map<VbdIndex, HashDescent>();
   const effects: SourceEffect[] = [];
+  const sinceOf = sinceReplicas(context);
   const choices = state.copies.map((copy, vbd) => {
     const { written, untrusted } = event.vbds[vbd]!;
-    const since = copy.kind === "replica" ? sinceReplica(copy.generation, vbd, context) : undefined;
-    const choice = chooseRung({ copy, generation: context.generation, since, untrusted });
+    const since = copy.kind === "replica" ? sinceOf(copy.generation)?.[vbd]?.clone() : undefined;
+    since?.union(written);
+    const doubt = untrusted ?? doubtOf(since);
+    const choice = chooseRung({ copy, generation: context.generation, since, untrusted: doubt });
     if (choice.rung === "bitmaps") {
       sender.toSend[vbd]!.union(since!);
-      sender.toSend[vbd]!.union(written);
     } else if (choice.rung === "hashes") {
       descents.set(vbd, new HashDescent(blockCounts[vbd]!));
     } else {
@@ -159,14 +161,26 @@ function climb(
   return reconciled({ ...state, trip, scans, descents }, effects, context);
 }
 
-/** The closed generations after the replica's; undefined when the log does not reach back to it. */
-function sinceReplica(
-  generation: Generation,
-  vbd: VbdIndex,
+/** The closed generations after a replica's, one union per generation; undefined when the log does not reach back. */
+function sinceReplicas(
   context: SourceContext,
-): BlockBitmap | undefined {
-  if (generation >= context.generation) return undefined;
-  return context.log.since(generation)?.[vbd];
+): (generation: Generation) => readonly BlockBitmap[] | undefined {
+  const known = new Map<Generation, readonly BlockBitmap[] | undefined>();
+  return (generation) => {
+    if (generation >= context.generation) return undefined;
+    if (!known.has(generation)) known.set(generation, context.log.since(generation));
+    return known.get(generation);
+  };
+}
+
+/**
+ * A generation whose tracker could not be trusted is closed with every block as written. Comparing then costs less
+ * than sending, and where truly every block was written it costs little more.
+ */
+function doubtOf(since: BlockBitmap | undefined): string | undefined {
+  // Less than a region is sent as quickly as it is compared.
+  if (since === undefined || since.blockCount < HASH_REGION_BLOCKS) return undefined;
+  return since.population === since.blockCount ? "every block counts as written" : undefined;
 }
 
 function addAllocated(trip: Trip, { vbd, blocks }: Extract<SourceEvent, { type: "allocated" }>): Trip {

@@ -267,7 +267,8 @@ describe("lengths", () => {
 });
 
 describe("protocol/PROTOCOL.md", () => {
-  const text = readFileSync(join(ROOT, "protocol/PROTOCOL.md"), "utf8");
+  // A table's padding says nothing.
+  const text = readFileSync(join(ROOT, "protocol/PROTOCOL.md"), "utf8").replaceAll(/ {2,}\|/g, " |");
 
   it("has a row for every message, with its number", () => {
     const rows = Object.entries({ ...SOURCE_BODIES, ...DESTINATION_BODIES }).map(
