@@ -43,7 +43,12 @@ export type Surroundings = {
   /** The code under test broke a rule. */
   wrong: (what: string) => void;
   broken: (error: unknown) => void;
-  faults: { disk: DiskFaults; hypervisorRefuses: () => boolean; answerMs: () => number };
+  faults: {
+    disk: DiskFaults;
+    hypervisorRefuses: () => boolean;
+    flushFails: () => boolean;
+    answerMs: () => number;
+  };
   /** Opens a session to the peer's daemon for a migration; undefined when it cannot be reached. */
   dial: (from: Daemon, to: HostId, migration: MigrationId) => SourceSession | undefined;
   /** The host's vbds can be reached by a guest again. */

@@ -96,16 +96,17 @@ export class DestinationDriver {
       // Sent before the source heard that the attempt is over.
       if (incoming?.attempt !== frame.attempt) return;
       if (!incoming.isReady || frame.offset > taken) {
-        return this.daemon.around.wrong(`a memory stream at ${frame.offset}, taken were ${taken}`);
+        this.daemon.around.wrong(`a memory stream at ${frame.offset}, taken were ${taken}`);
       }
       this.#memorySession = frame.attempt;
-      return;
+    } else if (frame.type === "records") {
+      this.#takeMemory(frame);
+    } else {
+      this.daemon.around.log(this.#name, () => `◀ ${describe(frame)}`);
+      this.#machine.post({ type: "received", message: frame }, () => {
+        this.#speaking = session;
+      });
     }
-    if (frame.type === "records") return this.#takeMemory(frame);
-    this.daemon.around.log(this.#name, () => `◀ ${describe(frame)}`);
-    this.#machine.post({ type: "received", message: frame }, () => {
-      this.#speaking = session;
-    });
   }
 
   // Effects.
@@ -158,6 +159,8 @@ export class DestinationDriver {
         return this.#reportMissing();
       case "flush":
         return this.#later(async () => {
+          if (around.faults.flushFails())
+            throw new StorageError({ code: "STORAGE_IO", operation: "flush", reason: "EIO" });
           await this.#vbds!.flush();
           return { type: "flushed", counts: this.#vbds!.counts() };
         });
@@ -263,10 +266,11 @@ export class DestinationDriver {
   #takeMemory({ attempt, offset, records }: Extract<SourceFrame, { type: "records" }>): void {
     const { host } = this.daemon;
     const domain = host.hypervisor.domain?.incoming;
-    if (domain === undefined || this.#incoming?.attempt !== attempt || this.#memorySession !== attempt) return;
+    if (this.#incoming?.attempt !== attempt || this.#memorySession !== attempt) return;
+    if (domain === undefined) return;
     for (const [index, record] of records.entries()) {
       if (offset + index < domain.taken) continue;
-      if (offset + index > domain.taken) return this.daemon.around.wrong("a gap in the memory stream");
+      if (offset + index > domain.taken) this.daemon.around.wrong("a gap in the memory stream");
       host.hypervisor.take(record);
     }
     this.#answer({ type: "memory-taken", attempt, offset: domain.taken });
@@ -277,12 +281,14 @@ export class DestinationDriver {
     const load = this.#incoming?.load;
     const domain = this.daemon.host.hypervisor.domain?.incoming;
     if (load === undefined || domain?.taken !== load.memoryBytes) return;
-    if (!domain.isWhole) return this.daemon.around.wrong("a state to load that does not end with a freeze");
+    const { faults, wrong } = this.daemon.around;
+    if (!domain.isWhole) wrong("a state to load that does not end with a freeze");
     this.#incoming!.load = undefined;
-    if (this.daemon.around.faults.hypervisorRefuses()) {
-      return this.#answer({ type: "failed", code: "HYPERVISOR_FAILED", reason: "the state does not load" });
-    }
-    this.#answer({ type: "loaded", attempt: load.attempt });
+    this.#answer(
+      faults.hypervisorRefuses()
+        ? { type: "failed", code: "HYPERVISOR_FAILED", reason: "the state does not load" }
+        : { type: "loaded", attempt: load.attempt },
+    );
   }
 
   // Events.

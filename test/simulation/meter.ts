@@ -18,6 +18,8 @@ export class SourceMeter {
   #repeated: string | undefined;
   #copies: readonly CopyAtDestination[] = [];
   #isByBitmaps = false;
+  /** A replica of which the bitmaps were not used. */
+  #wasted: string | undefined;
   /** Blocks that the guest wrote at the destination before they were sent. */
   #superseded = 0;
   /** Per vbd what was written since the replica, when all went by bitmaps. */
@@ -55,7 +57,14 @@ export class SourceMeter {
   observe(context: SourceContext, message: SourceMessage | DestinationMessage): void {
     if (message.type === "accept") this.#copies = message.copies;
     if (message.type === "synchronised") this.#superseded = message.counts.superseded;
-    if (message.type === "ladder") this.#isByBitmaps = message.choices.every(({ rung }) => rung === "bitmaps");
+    if (message.type === "ladder") {
+      for (const [vbd, { rung, reason }] of message.choices.entries()) {
+        // Every replica is known to whoever owns the domain, and every tracker here can be trusted.
+        if (this.#copies[vbd]!.kind === "replica" && rung !== "bitmaps") this.#wasted = `${rung}: ${reason}`;
+      }
+    }
+    if (message.type === "ladder")
+      this.#isByBitmaps = message.choices.every(({ rung }) => rung === "bitmaps");
     if (message.type !== "prepare" || !this.#isByBitmaps) return;
     this.#changed = message.written.map((written, vbd) => {
       const copy = this.#copies[vbd]!;
@@ -64,8 +73,9 @@ export class SourceMeter {
     });
   }
 
-  /** A broken rule of post-copy, at any time. */
+  /** A broken promise, at any time. */
   get violation(): string | undefined {
+    if (this.#wasted !== undefined) return this.#wasted;
     return this.#repeated && `block ${this.#repeated} travelled twice in one session of post-copy`;
   }
 

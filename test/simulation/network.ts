@@ -61,7 +61,10 @@ export class SessionEnd<Out, In> {
   send(message: Out, stream: StreamName = "main"): void {
     if (!this.isOpen || this.#isBroken) return;
     const { clock, prng } = this.#process;
-    if (prng.perMille(this.#faults.breakingPerMille())) return this.break();
+    if (prng.perMille(this.#faults.breakingPerMille())) {
+      this.break();
+      return;
+    }
     const { latencyMsMax, stallMs } = this.#faults;
     const wanted = clock.now + prng.between(1, latencyMsMax) + stallMs();
     const at = Math.max(this.#lastArrivalMs[stream], wanted);

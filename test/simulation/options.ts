@@ -3,8 +3,8 @@
  * worlds are calm in one way and brutal in another.
  */
 import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
-import { SECTOR_BYTES } from "./disk.ts";
 import type { StoreOptions } from "./disk.ts";
+import { SECTOR_BYTES } from "./disk.ts";
 import type { Prng } from "./prng.ts";
 
 export type Options = {
@@ -50,6 +50,8 @@ export type Options = {
   dyingByPowerPercent: number;
   diskFailingPerMille: number;
   journalFailingPercent: number;
+  /** Of the flushes that end post-copy. */
+  flushFailingPercent: number;
   hypervisorRefusesPercent: number;
 };
 
@@ -112,5 +114,6 @@ export function drawOptions(prng: Prng): Options {
     diskFailingPerMille: isCalm ? 0 : sometimes(15, 1, 20),
     hypervisorRefusesPercent: isCalm ? 0 : sometimes(15, 5, 40),
     journalFailingPercent: isCalm ? 0 : sometimes(15, 2, 30),
+    flushFailingPercent: isCalm ? 0 : sometimes(10, 20, 70),
   };
 }

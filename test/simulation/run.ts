@@ -24,6 +24,7 @@ const { values } = parseArgs({
     json: { type: "boolean", default: false },
     guest: { type: "boolean", default: false },
     worker: { type: "boolean", default: false },
+    "until-failure": { type: "boolean", default: false },
   },
 });
 
@@ -64,6 +65,7 @@ async function runSeeds(from: number, count: number): Promise<Report> {
     } catch (error) {
       const { kind, summary } = error as Verdict;
       report.failures.push({ seed, kind, summary });
+      if (values["until-failure"]) break;
     }
   }
   return report;
@@ -86,8 +88,12 @@ async function runAll(from: number, count: number): Promise<number> {
   if (values.json) {
     console.log(JSON.stringify({ from, seeds: count, seconds, seedsPerMinute, outcome, failures }));
   } else {
-    for (const { seed, kind, summary } of failures.slice(0, 20)) console.log(`seed ${seed}: ${kind}: ${summary}`);
-    console.log(`${count} seeds from ${from}, ${failures.length} failed, ${seedsPerMinute} seeds a minute`, outcome);
+    for (const { seed, kind, summary } of failures.slice(0, 20))
+      console.log(`seed ${seed}: ${kind}: ${summary}`);
+    console.log(
+      `${count} seeds from ${from}, ${failures.length} failed, ${seedsPerMinute} seeds a minute`,
+      outcome,
+    );
   }
   const [first] = failures;
   if (first === undefined) return 0;

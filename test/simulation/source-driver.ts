@@ -18,11 +18,16 @@ import type { Daemon } from "./daemon.ts";
 import type { MemoryRecord, OutgoingMemory } from "./hypervisor.ts";
 import { sourcePersisted } from "./journal.ts";
 import { MachineDriver } from "./machine-driver.ts";
-import type { SessionEnd } from "./network.ts";
 import { SourceMeter } from "./meter.ts";
+import type { SessionEnd } from "./network.ts";
 import { openImages } from "./vbds.ts";
 
-export type MemoryFrame = { type: "records"; attempt: number; offset: number; records: readonly MemoryRecord[] };
+export type MemoryFrame = {
+  type: "records";
+  attempt: number;
+  offset: number;
+  records: readonly MemoryRecord[];
+};
 export type SourceFrame = Exclude<SourceMessage, { type: "memory" }> | MemoryFrame;
 export type SourceSession = SessionEnd<SourceFrame, DestinationMessage>;
 
@@ -170,6 +175,7 @@ export class SourceDriver {
   #send(message: Extract<SourceEffect, { type: "send" }>["message"]): void {
     this.daemon.around.log(this.#name, () => `▶ ${describe(message)}`);
     this.meter.observe(this.context, message);
+    if (this.meter.violation !== undefined) this.daemon.around.wrong(this.meter.violation);
     this.#speaking?.send(message);
   }
 

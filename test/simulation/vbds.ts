@@ -90,7 +90,11 @@ export async function storeArrival(store: BlockStore, { runs, zeroes, data }: Bl
   }
 }
 
-type Stack = { tracked: TrackedBlockStore; missing: MissingBlockStore | undefined; untrusted: string | undefined };
+type Stack = {
+  tracked: TrackedBlockStore;
+  missing: MissingBlockStore | undefined;
+  untrusted: string | undefined;
+};
 
 export type Incoming = {
   migration: string;

@@ -4,7 +4,11 @@
  */
 export type VerdictKind = "crash" | "wrong" | "stuck";
 
-export const VERDICT_EXIT_CODES: Readonly<Record<VerdictKind, number>> = { crash: 127, wrong: 129, stuck: 128 };
+export const VERDICT_EXIT_CODES: Readonly<Record<VerdictKind, number>> = {
+  crash: 127,
+  wrong: 129,
+  stuck: 128,
+};
 
 export class Verdict extends Error {
   readonly kind: VerdictKind;

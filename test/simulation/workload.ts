@@ -6,7 +6,14 @@ import type { BlockStore, Completion } from "../../storage/block-store.ts";
 import type { Clock } from "./clock.ts";
 import type { Host } from "./daemon.ts";
 import { SECTOR_BYTES } from "./disk.ts";
-import { type ContentModel, decodeSectors, encodeSectors, type Extent, type Token, type Write } from "./guest.ts";
+import {
+  type ContentModel,
+  decodeSectors,
+  type Extent,
+  encodeSectors,
+  type Token,
+  type Write,
+} from "./guest.ts";
 import type { Options } from "./options.ts";
 import type { Prng } from "./prng.ts";
 

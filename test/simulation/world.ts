@@ -16,8 +16,9 @@
  * disturbed it, exactly the changed blocks travelled. Checked when the faults have stopped: everything comes to
  * an end, the domain runs on one host, and nothing is left of it, or in the journals, on the others.
  */
-import { GenerationLog } from "../../protocol/generation-log.ts";
+
 import * as destinationMachine from "../../protocol/destination.ts";
+import { GenerationLog } from "../../protocol/generation-log.ts";
 import type { HostId, MigrationId } from "../../protocol/messages.ts";
 import * as sourceMachine from "../../protocol/source.ts";
 import { BLOCK_SIZE_BYTES, blockCountOf } from "../../protocol/units.ts";
@@ -45,7 +46,13 @@ function settled(): Promise<void> {
 const MS_PER_HOP_MAX = 60_000;
 const FORGETTING_MS_MAX = 60_000;
 
-export type Outcome = { completed: number; aborted: number; crashes: number; virtualMs: number; events: number };
+export type Outcome = {
+  completed: number;
+  aborted: number;
+  crashes: number;
+  virtualMs: number;
+  events: number;
+};
 
 export class World {
   readonly seed: number;
@@ -178,6 +185,7 @@ export class World {
       faults: {
         disk: { failing: () => 0 },
         hypervisorRefuses: () => !this.#isCalm && this.#prng.chance(options.hypervisorRefusesPercent),
+        flushFails: () => !this.#isCalm && this.#prng.chance(options.flushFailingPercent),
         answerMs: () => this.#prng.between(0, options.answerMsMax),
       },
       dial: (from, to, migration) => this.#dial(from, to, migration),
@@ -205,9 +213,16 @@ export class World {
         },
       });
       // A disk that fails under a running guest is the guest's matter; under a copy it is ours.
-      const disk = { failing: () => (this.#isCalm || host.ownsDomain ? 0 : this.options.diskFailingPerMille) };
+      const disk = {
+        failing: () => (this.#isCalm || host.ownsDomain ? 0 : this.options.diskFailingPerMille),
+      };
       const faults = { ...this.#around.faults, disk };
-      const daemon = new Daemon(host, process, { ...this.#around, faults }, `session-${++this.#sessionsMade}`);
+      const daemon = new Daemon(
+        host,
+        process,
+        { ...this.#around, faults },
+        `session-${++this.#sessionsMade}`,
+      );
       void this.#boot(daemon).catch((error: unknown) => {
         if (process.alive) this.#failure ??= new Verdict("crash", error);
       });
@@ -432,7 +447,7 @@ export class World {
     const running = this.#hosts.filter(({ hypervisor: { domain } }) => {
       return domain?.state === "running" || domain?.state === "freezing";
     });
-    if (running.length > 1) return this.#wrong(`${running.map(({ name }) => name).join(" and ")} run the domain`);
+    if (running.length > 1) this.#wrong(`${running.map(({ name }) => name).join(" and ")} run the domain`);
     const [host] = running;
     if (host !== undefined && host !== this.#owner()) {
       this.#wrong(`${host.name} runs the domain without owning its highest generation`);
@@ -447,10 +462,14 @@ export class World {
       this.#wrong(`${host.name} hands over a domain that is ${domain.state}`);
     }
     for (let vbd = 0; vbd < this.options.sizes.length; vbd++) {
-      if (!imageOf(host, vbd)!.isDurable) this.#wrong(`${host.name} hands over vbd ${vbd} with unflushed writes`);
+      if (!imageOf(host, vbd)!.isDurable)
+        this.#wrong(`${host.name} hands over vbd ${vbd} with unflushed writes`);
     }
     // Recorded again, after a restart or a failure: the memory may be gone by then, the images not.
-    if (this.#snapshots.has(generation - 1)) return this.#checkReplica(host, generation - 1);
+    if (this.#snapshots.has(generation - 1)) {
+      this.#checkReplica(host, generation - 1);
+      return;
+    }
     const images = host.imageBytes().map((bytes) => bytes.slice());
     const memory = domain && { pages: [...domain.memory.pages], steps: domain.memory.steps };
     this.#snapshots.set(generation - 1, { images, memory });
@@ -494,7 +513,9 @@ export class World {
         if (written.has(block)) continue;
         const [start, end] = [block * BLOCK_SIZE_BYTES, (block + 1) * BLOCK_SIZE_BYTES];
         if (Buffer.compare(bytes.subarray(start, end), before.subarray(start, end)) === 0) continue;
-        this.#wrong(`block ${block} of vbd ${vbd} is not what generation ${generation} left, and nobody wrote it`);
+        this.#wrong(
+          `block ${block} of vbd ${vbd} is not what generation ${generation} left, and nobody wrote it`,
+        );
       }
     }
   }
@@ -505,7 +526,9 @@ export class World {
     if (owner?.hypervisor.domain?.state !== "running") return false;
     return this.#hosts.every(({ daemon, journal }) => {
       if (daemon === undefined || !daemon.isReady || !daemon.process.alive) return false;
-      return journal.state.entries.size === 0 && [...daemon.sources.values()].every((source) => source.hasEnded);
+      return (
+        journal.state.entries.size === 0 && [...daemon.sources.values()].every((source) => source.hasEnded)
+      );
     });
   }
 
@@ -553,7 +576,9 @@ export class World {
         ([migration, { state }]) => `${migration} ${state.phase}`,
       );
       const domain = hypervisor.domain?.state ?? "off";
-      const entries = [...journal.state.entries].map(([migration, { record }]) => `${migration} ${record.phase}`);
+      const entries = [...journal.state.entries].map(
+        ([migration, { record }]) => `${migration} ${record.phase}`,
+      );
       return `${this.#workload.isQuiet ? "" : "guest waits; "}${name}${ownsDomain ? " (owner)" : ""}: domain ${domain}; machines ${machines.join(", ")}; journal ${entries.join(", ")}`;
     });
     return lines.join("\n");
