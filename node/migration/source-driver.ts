@@ -19,7 +19,7 @@ import type {
 } from "../../protocol/source.ts";
 import { isBeforeHandover, step } from "../../protocol/source.ts";
 import { blockCountOf } from "../../protocol/units.ts";
-import { allocatedNonZeroBlocks, digestsOf } from "../../storage/digests.ts";
+import { allocatedNonZeroBlocks } from "../../storage/digests.ts";
 import type { Attachment } from "../attachment/attachment.ts";
 import type { Clock } from "../clock.ts";
 import type { FaultPoints } from "../fault-points.ts";
@@ -27,7 +27,7 @@ import type { Hypervisor, OutgoingMemory } from "../hypervisor/hypervisor.ts";
 import type { Log } from "../log.ts";
 import type { Channel, Connection, Network } from "../network/network.ts";
 import { readBlocks } from "./block-reader.ts";
-import { differingDigests } from "./differing-digests.ts";
+import { compareDigests } from "./differing-digests.ts";
 import { MachineDriver } from "./machine-driver.ts";
 import { MemoryRelay } from "./outgoing-memory.ts";
 import { RateLimiter } from "./rate-limiter.ts";
@@ -71,6 +71,7 @@ export class SourceDriver {
   readonly #machine: MachineDriver<SourceState, SourceEvent, SourceEffect>;
   #session: Session<DestinationMessage> | undefined;
   #memory: { attempt: number; source: OutgoingMemory; relay: MemoryRelay } | undefined;
+  #memoryWanted: number | undefined;
   #memoryLink: Connection | undefined;
   readonly #limiter: RateLimiter;
   #memoryChannel: Channel | undefined;
@@ -79,6 +80,7 @@ export class SourceDriver {
   #freezeAttempt = 0;
   readonly #startedAtMs: number;
   #frozenWatch: NodeJS.Timeout | undefined;
+  #everLinked = false;
   #refusal: Refusal | undefined;
 
   constructor(initial: SourceState, context: SourceContext, parts: SourceParts, options: SourceOptions) {
@@ -172,6 +174,7 @@ export class SourceDriver {
         },
       );
       this.#session = session;
+      this.#everLinked = true;
       this.#machine.post({ type: "connected" });
       const { stallTimeoutMs } = this.#options;
       const watch = watchForStall(connection, { stallTimeoutMs, onStall: (error) => session.end(error) });
@@ -200,7 +203,7 @@ export class SourceDriver {
   #notUnderstood(error: unknown): void {
     if (!isBeforeHandover(this.state)) return;
     const waitedMs = this.#parts.clock.nowMs() - this.#startedAtMs;
-    const isInVain = this.state.phase === "negotiating" && waitedMs >= this.#options.stallTimeoutMs;
+    const isInVain = !this.#everLinked && waitedMs >= this.#options.stallTimeoutMs;
     const reason = `the destination cannot be reached: ${toError(error).message}`;
     const failure = hopelessFailure(error) ?? (isInVain ? { refusal: undefined, reason } : undefined);
     if (failure === undefined) return;
@@ -320,18 +323,8 @@ export class SourceDriver {
   }
 
   async #compare(effect: Extract<SourceEffect, { type: "compare-digests" }>): Promise<SourceEvent> {
-    const { attempt, vbd, level, start, count, digests } = effect;
     await this.#parts.faults.point("source-reconciling");
-    const ours = await digestsOf(this.#parts.attachment.store(vbd), { level, start, count });
-    return {
-      type: "compared",
-      attempt,
-      vbd,
-      level,
-      start,
-      count,
-      differing: differingDigests(ours, digests, start),
-    };
+    return compareDigests(this.#parts.attachment.store(effect.vbd), effect);
   }
 
   async #freeze(attempt: number): Promise<void> {
@@ -379,8 +372,14 @@ export class SourceDriver {
   // The memory stream.
 
   async #beginMemory(attempt: number): Promise<undefined> {
+    this.#memoryWanted = attempt;
     await this.#parts.faults.point("source-memory-copy");
     const source = await this.#parts.hypervisor.migrateOut(this.context.domain.id);
+    // Cancelled before it had begun: nobody else would ever end it, and the domain could not migrate again.
+    if (this.#memoryWanted !== attempt) {
+      await source.cancel();
+      return undefined;
+    }
     const relay = new MemoryRelay(source, {
       onLost: (error) => this.#session?.end(toError(error)),
       limiter: this.#limiter,
@@ -423,6 +422,7 @@ export class SourceDriver {
   async #cancelMemory(): Promise<void> {
     const memory = this.#memory;
     this.#memory = undefined;
+    this.#memoryWanted = undefined;
     this.#freezeAttempt = -1;
     memory?.relay.stop();
     await memory?.source.cancel();
