@@ -161,7 +161,7 @@ describe.skipIf(!canMount)("the destination is full", () => {
   let mounted = false;
 
   beforeAll(async () => {
-    await createDomain(alpha, "big");
+    await createDomain(alpha, "big", { workload: "idle" });
     await beta.stop();
     const aside = `${beta.dataDir}.aside`;
     execFileSync("cp", ["-a", beta.dataDir, aside]);
