@@ -387,10 +387,7 @@ export class SourceDriver {
     this.#memory = { attempt, source, relay };
     source.onRound(({ converged }) => this.#machine.post({ type: "memory-round", attempt, converged }));
     this.#later(
-      async () => {
-        await relay.produce();
-        return undefined;
-      },
+      () => relay.produce().then(() => undefined),
       () => this.#memory?.relay === relay,
     );
     await this.#linkMemory(attempt, 0);
