@@ -3,6 +3,8 @@
 import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import type { Metadata } from "../storage/metadata.ts";
 import type { DomainRecord } from "../storage/records.ts";
+import { clusterHandlers } from "./cluster/api.ts";
+import type { HostCluster } from "./cluster/host-cluster.ts";
 import type {
   ApiHandlers,
   DomainDetail,
@@ -21,6 +23,7 @@ import type { Peers } from "./peers/peers.ts";
 import { VERSION } from "./version.ts";
 
 export type HandlerParts = {
+  cluster: HostCluster;
   self: string;
   hostName: string;
   dataDir: string;
@@ -52,11 +55,13 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       pid: process.pid,
       startedAt: new Date(parts.startedAtMs).toISOString(),
       dataDir: parts.dataDir,
+      ...(parts.cluster.cluster.id === undefined ? {} : { cluster: parts.cluster.cluster.id }),
       addresses: parts.addresses(),
       hypervisors: ["wasm"],
       domains: (await metadata.domains.list()).filter(({ owner }) => owner === self).length,
     }),
     hosts: () => hostRows(parts),
+    ...clusterHandlers(parts),
     create: async (params) => done(await parts.data().create(params), "running"),
     start: async ({ domain }) => done(await parts.data().start(await here(parts, domain)), "running"),
     stop: async ({ domain }) => done(await parts.data().halt(await here(parts, domain)), "shutoff"),

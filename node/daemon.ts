@@ -10,16 +10,18 @@ import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import { LevelMetadata } from "../storage/metadata.ts";
 import { apiHandlers } from "./api-handlers.ts";
 import { systemClock } from "./clock.ts";
+import { HostCluster } from "./cluster/host-cluster.ts";
 import type { NodeConfig } from "./config.ts";
-import type { MigrationSummary, Progress } from "./control/api.ts";
+import type { Progress } from "./control/api.ts";
 import { ControlServer } from "./control/server.ts";
 import { DataProcess } from "./data/data-process.ts";
 import { keyFile } from "./data-folder.ts";
 import { hostPaths } from "./domains/host-paths.ts";
 import { nodeErrorOf } from "./errors.ts";
-import { loadOrCreateIdentity } from "./identity.ts";
+import { type Identity, loadOrCreateIdentity } from "./identity.ts";
 import { listenMultiaddr } from "./listen.ts";
-import { createLog, type LogLevel, stderrSink } from "./log.ts";
+import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
+import type { KeyRing } from "./network/key-ring.ts";
 import { Libp2pNetwork } from "./network/libp2p-network.ts";
 import { answerQuestions, type HostFacts } from "./peers/host-questions.ts";
 import { Peers } from "./peers/peers.ts";
@@ -32,33 +34,31 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   const log = createLog({ level, sink: stderrSink }).child({ process: "control", host: config.name });
   const paths = hostPaths(config.dataDir);
   mkdirSync(config.dataDir, { recursive: true, mode: 0o700 });
-  const { privateKey, hostId } = await loadOrCreateIdentity(keyFile(config.dataDir));
+  const identity = await loadOrCreateIdentity(keyFile(config.dataDir));
+  const { privateKey, hostId } = identity;
   const metadata = await LevelMetadata.open({ folder: paths.metadata }).catch((error: unknown) => {
     throw nodeErrorOf(error);
   });
 
-  const network = new Libp2pNetwork(
-    { privateKey, log },
-    {
-      role: "control",
-      listen: [listenMultiaddr(config.control.listen)],
-      ...(config.control.announce === undefined ? {} : { announce: [config.control.announce] }),
-    },
-  );
   const clock = systemClock;
+  const statics = config.peers.map(({ control }) => control);
+  const hostParts = { dataDir: config.dataDir, hostName: config.name };
+  const cluster = await HostCluster.load({ ...hostParts, identity, clock, log, statics });
+  const network = controlNetwork(config, { privateKey, log, keys: cluster.keys });
   const peers = new Peers({ network, metadata, clock, log }, config.peers);
   const placements = new Placements({ self: hostId, hostName: config.name, metadata, peers, clock });
-  const listeners = new Map<string, Set<(progress: Progress) => void>>();
+  const watchers = new ProgressWatchers();
   const stopped = Promise.withResolvers<void>();
   const data = new DataProcess(
-    { log, metadata, addressOf: (host) => peers.dataAddressOf(host) },
+    {
+      ...{ log, metadata, admission: () => cluster.snapshot() },
+      addressOf: (host) => peers.dataAddressOf(host),
+    },
     {
       config,
       onChanged: (domain) =>
         void placements.update(domain).catch((error) => log.error("placement", { error })),
-      onProgress: (domain: string, progress: MigrationSummary) => {
-        for (const listener of listeners.get(domain) ?? []) listener(progress);
-      },
+      onProgress: (domain, progress) => watchers.tell(domain, progress),
       onFailure: (error) => stopped.reject(error),
     },
   );
@@ -79,20 +79,16 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   const api = new ControlServer(
     {
       handlers: apiHandlers({
+        ...hostParts,
         self: hostId,
-        hostName: config.name,
-        dataDir: config.dataDir,
+        cluster,
         startedAtMs: clock.wallMs(),
         metadata,
         peers,
         data: () => data.service(),
         addresses: () => network.addresses(),
         freeBytes,
-        onProgress: (domain, listener) => {
-          const all = listeners.get(domain) ?? new Set();
-          listeners.set(domain, all.add(listener));
-          return () => all.delete(listener);
-        },
+        onProgress: (domain, listener) => watchers.add(domain, listener),
         stop: () => stopped.resolve(),
       }),
       log,
@@ -108,6 +104,8 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   try {
     await data.start();
     running.push(data);
+    await cluster.attach({ network, peers, data });
+    running.push(cluster);
     await network.start();
     running.push(network);
     await answerQuestions(network, {
@@ -117,6 +115,7 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
       probe: (peer, domain, generation) => data.service().probe(domain, generation, peer),
     });
     await placements.updateAll();
+    await cluster.announce();
     peers.start();
     running.push(peers);
     await api.start();
@@ -128,5 +127,34 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     process.off("SIGINT", onSignal);
     for (const part of running.reverse()) await part.stop();
     log.info("daemon has stopped");
+  }
+}
+
+function controlNetwork(
+  { control }: NodeConfig,
+  { keys, ...parts }: { privateKey: Identity["privateKey"]; log: Log; keys: KeyRing },
+): Libp2pNetwork {
+  const announce = control.announce === undefined ? {} : { announce: [control.announce] };
+  return new Libp2pNetwork(parts, {
+    role: "control",
+    keys,
+    listen: [listenMultiaddr(control.listen)],
+    ...announce,
+  });
+}
+
+/** Who watches which domain's migration. */
+class ProgressWatchers {
+  readonly #listeners = new Map<string, Set<(progress: Progress) => void>>();
+
+  /** Returns how to stop. */
+  add(domain: string, listener: (progress: Progress) => void): () => void {
+    const all = this.#listeners.get(domain) ?? new Set();
+    this.#listeners.set(domain, all.add(listener));
+    return () => all.delete(listener);
+  }
+
+  tell(domain: string, progress: Progress): void {
+    for (const listener of this.#listeners.get(domain) ?? []) listener(progress);
   }
 }

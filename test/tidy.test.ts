@@ -44,12 +44,13 @@ const CLI_MAY_IMPORT = [
   "node/sizes.ts",
   "node/version.ts",
   "node/data-folder.ts",
-  // `init` and `up`: they read and write the configuration and the key before there is a daemon.
+  // `init`, `join` and `up`: they read and write the configuration, the key and the cluster before there is a daemon.
   "node/config.ts",
   "node/config-flags.ts",
   "node/identity.ts",
   "node/listen.ts",
   "node/daemon.ts",
+  "node/cluster/local.ts",
   // `nbd-serve` is our server without a daemon.
   "storage/nbd/serve-file.ts",
   "protocol/units.ts",

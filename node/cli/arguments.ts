@@ -25,6 +25,17 @@ export function size(text: string): number {
   return bytes;
 }
 
+const UNIT_MS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** "90s", "30m", "24h", "7d", in milliseconds. */
+export function duration(text: string): number {
+  const [, count, unit] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
+  if (count === undefined || unit === undefined) {
+    throw new InvalidArgumentError("It must be a duration, such as 90s, 30m, 24h or 7d.");
+  }
+  return Number(count) * UNIT_MS[unit]!;
+}
+
 /** Adds one value of an option that may stand several times. */
 export function collect<T>(parse: (text: string) => T): (text: string, previous: T[] | undefined) => T[] {
   return (text, previous = []) => [...previous, parse(text)];

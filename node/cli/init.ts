@@ -1,4 +1,7 @@
-/** `sojourn init`: writes a host's configuration and its key. What is there already stays as it is. */
+/**
+ * `sojourn init`: writes a host's configuration and its key, and makes a cluster of it that other hosts can join.
+ * What is there already stays as it is.
+ */
 
 import { open } from "node:fs/promises";
 import { resolve } from "node:path";
@@ -12,25 +15,23 @@ import { formatFields, printJson, UsageError } from "./output.ts";
 
 type PeerConfig = { name?: string; control: string; data?: string };
 
-type InitOptions = {
+/** What `init` and `join` have in common. */
+export type HostOptions = {
   dataDir: string;
   name?: string;
   listen?: string;
   dataListen?: string;
   peer?: PeerConfig[];
-  reference?: boolean;
-  json?: boolean;
 };
 
+type InitOptions = HostOptions & { reference?: boolean; json?: boolean };
+
 export function addInit(program: Command): void {
-  addCommand(program, "init", {
-    summary: "write this host's configuration and key; what is there already stays as it is",
+  const command = addCommand(program, "init", {
+    summary: "make this host and a cluster of it; what is there already stays as it is",
     example: "sojourn init --name alpha --listen 10.0.0.5:4701 --data-listen 10.0.0.5:4702",
-  })
-    .option("--data-dir <folder>", "where the key, the metadata and the vbds live", defaultDataDir())
-    .option("--name <name>", "what people call this host (default: the machine's name)")
-    .option("--listen <ip:port>", "where other hosts ask questions (default: 127.0.0.1:4701)")
-    .option("--data-listen <ip:port>", "where blocks and memory arrive (default: 127.0.0.1:4702)")
+  });
+  addHostOptions(command)
     .option(
       "--peer <[name=]multiaddr[,data-multiaddr]>",
       "another host, as its `sojourn init` prints it; repeatable",
@@ -41,8 +42,16 @@ export function addInit(program: Command): void {
     .action(init);
 }
 
-async function init(options: InitOptions): Promise<void> {
-  if (options.reference) return printReference();
+export function addHostOptions(command: Command): Command {
+  return command
+    .option("--data-dir <folder>", "where the key, the metadata and the vbds live", defaultDataDir())
+    .option("--name <name>", "what people call this host (default: the machine's name)")
+    .option("--listen <ip:port>", "where other hosts ask questions (default: 127.0.0.1:4701)")
+    .option("--data-listen <ip:port>", "where blocks and memory arrive (default: 127.0.0.1:4702)");
+}
+
+/** Writes the configuration and the key where they are missing. Throws CONFIG_INVALID before anything is written. */
+export async function prepareHost(options: HostOptions) {
   const { parseConfig, readConfigFile } = await import("../config.ts");
   const { loadIdentity, loadOrCreateIdentity } = await import("../identity.ts");
   const dataDir = resolve(options.dataDir);
@@ -55,25 +64,32 @@ async function init(options: InitOptions): Promise<void> {
   if (existing !== undefined && !isDeepStrictEqual(wanted, existing)) {
     throw new UsageError(`${file} exists and says something else than the command line: edit it instead`);
   }
-  const hadKey = (await loadIdentity(key)) !== undefined;
-  const { hostId } = await loadOrCreateIdentity(key);
+  const keyCreated = (await loadIdentity(key)) === undefined;
+  const identity = await loadOrCreateIdentity(key);
   if (existing === undefined) await writeNew(file, `${JSON.stringify(wanted, null, 2)}\n`);
+  return { config, file, key, identity, configCreated: existing === undefined, keyCreated };
+}
 
+async function init(options: InitOptions): Promise<void> {
+  if (options.reference) return printReference();
+  const { config, file, key, identity, configCreated, keyCreated } = await prepareHost(options);
+  const { createLocalCluster } = await import("../cluster/local.ts");
+  const { cluster } = await createLocalCluster({ ...config, identity });
+  const { hostId } = identity;
   const peer = await peerText(config, hostId);
   if (options.json) {
-    const created = { configCreated: existing === undefined, keyCreated: !hadKey };
-    printJson({ config: file, key, ...created, host: hostId, ...(peer === undefined ? {} : { peer }) });
+    const created = { configCreated, keyCreated };
+    const known = peer === undefined ? {} : { peer };
+    printJson({ config: file, key, ...created, host: hostId, cluster, ...known });
     return;
   }
   process.stdout.write(
     formatFields([
-      ["configuration", `${file} (${existing === undefined ? "new" : "was there, unchanged"})`],
-      ["key", `${key} (${hadKey ? "was there, unchanged" : "new"})`],
+      ["configuration", `${file} (${configCreated ? "new" : "was there, unchanged"})`],
+      ["key", `${key} (${keyCreated ? "new" : "was there, unchanged"})`],
       ["host", hostId],
-      [
-        "other hosts",
-        peer === undefined ? "`sojourn hosts` shows the address, once the daemon runs" : `--peer ${peer}`,
-      ],
+      ["cluster", cluster],
+      ["other hosts", "`sojourn up` here, then `sojourn invite`, and `sojourn join` on the other one"],
     ]),
   );
 }

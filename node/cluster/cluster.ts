@@ -376,16 +376,18 @@ export class Cluster {
   #tell(statement: Statement, from: string): void {
     const { log } = this.#parts;
     if (statement.kind === "admit") {
-      log.info("a host was admitted", { host: statement.host, name: statement.name, by: statement.by, from });
-    }
-    if (statement.kind === "revoke") {
-      log.warn("a host was revoked", {
-        host: statement.host,
+      log.info("a host was admitted", {
+        member: statement.host,
+        name: statement.name,
         by: statement.by,
-        reason: statement.reason,
         from,
       });
     }
+    if (statement.kind !== "revoke") return;
+    const fields = { member: statement.host, by: statement.by, reason: statement.reason, from };
+    if (statement.host === this.self)
+      log.error("this host was revoked: nobody speaks to it any more", fields);
+    else log.warn("a host was revoked", fields);
   }
 
   #now(): number {

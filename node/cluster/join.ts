@@ -52,11 +52,11 @@ export async function serveJoins(
         throw new NodeError("JOIN_REFUSED", { host: cluster.self, reason: "no invitation" });
       const described = readRequest(request);
       const membership = await cluster.redeem(keyId, channel.peer, described);
-      log.info("a host joined", { host: channel.peer, name: described.name });
+      log.info("a host joined", { member: channel.peer, name: described.name });
       for (const frame of answerFrames(membership)) await channel.send(frame, signal);
     } catch (error) {
       const { message } = nodeErrorOf(error);
-      log.warn("a host may not join", { host: channel.peer, reason: message });
+      log.warn("a host may not join", { peer: channel.peer, reason: message });
       const text = new FieldWriter();
       text.integer(REFUSED);
       text.text(error instanceof NodeError && error.code === "JOIN_REFUSED" ? reasonOf(error) : message);

@@ -17,6 +17,8 @@ export type HostInfo = {
   pid: number;
   startedAt: string;
   dataDir: string;
+  /** The id of its cluster; absent while it belongs to none. */
+  cluster?: string;
   /** Multiaddrs of this host, to be given to `sojourn init --peer` elsewhere. */
   addresses: readonly string[];
   hypervisors: readonly string[];
@@ -200,6 +202,13 @@ type Done = { domain: string; name: string; state: DomainRowState };
 export type Api = {
   info: { params: NoParams; result: HostInfo };
   hosts: { params: NoParams; result: readonly HostRow[] };
+  invite: { params: { expiresMs?: number; uses?: number }; result: Invitation };
+  join: { params: { token: string }; result: Joined };
+  revoke: {
+    params: { host: string; reason?: string; withAdmitted?: boolean };
+    result: { host: string; hostName: string; members: number };
+  };
+  "rotate-secret": { params: { overlapMs?: number }; result: Rotation };
   create: { params: CreateParams; result: Done };
   start: { params: DomainParams; result: Done };
   stop: { params: DomainParams; result: Done };
@@ -220,6 +229,18 @@ export type Api = {
   /** Tests only: the daemon does `action` when it next comes to `point`. */
   "arm-fault": { params: { point: string; action: string }; result: { armed: true } };
   "stop-daemon": { params: NoParams; result: { stopping: true } };
+};
+
+/** A secret as text that lets hosts into the cluster: shown once, kept by nobody but the host that made it. */
+export type Invitation = { token: string; cluster: string; host: string; expiresAt: string; uses: number };
+
+/** This host as a member. `members` counts it, too. */
+export type Joined = { cluster: string; host: string; hostName: string; members: number };
+
+export type Rotation = {
+  epoch: number;
+  /** Until when the secrets before it are accepted. */
+  othersEndAt: string;
 };
 
 export type ApiMethod = keyof Api;

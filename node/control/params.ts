@@ -72,9 +72,43 @@ const migrate = z.strictObject({
     .exactOptional(),
 });
 
+const DAY_MS = 24 * 60 * 60_000;
+
+const invite = z.strictObject({
+  expiresMs: z
+    .int()
+    .min(1_000)
+    .max(30 * DAY_MS)
+    .exactOptional(),
+  uses: z.int().min(1).max(1000).exactOptional(),
+});
+
+const revoke = z.strictObject({
+  host: reference,
+  reason: z
+    .string()
+    .min(1)
+    .max(256)
+    .regex(/^\P{Cc}+$/u, "must be one line")
+    .exactOptional(),
+  withAdmitted: z.boolean().exactOptional(),
+});
+
+const rotateSecret = z.strictObject({
+  overlapMs: z
+    .int()
+    .min(0)
+    .max(365 * DAY_MS)
+    .exactOptional(),
+});
+
 export const apiParams: { readonly [M in ApiMethod]: z.ZodType<Api[M]["params"]> } = {
   info: noParams,
   hosts: noParams,
+  invite,
+  join: z.strictObject({ token: z.string().min(1).max(8192) }),
+  revoke,
+  "rotate-secret": rotateSecret,
   create,
   start: domainParams,
   stop: domainParams,

@@ -5,7 +5,7 @@
 
 import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import type { Metadata } from "../../storage/metadata.ts";
+import type { AdmissionSnapshot } from "../cluster/cluster-keys.ts";
 import type { NodeConfig } from "../config.ts";
 import type { MigrationSummary } from "../control/api.ts";
 import { NodeError } from "../errors.ts";
@@ -42,16 +42,9 @@ export class DataProcess {
   #stopping = false;
   #failures = 0;
 
-  constructor(
-    {
-      log,
-      metadata,
-      addressOf,
-    }: { log: Log; metadata: Metadata; addressOf: (host: string) => Promise<string> },
-    options: DataProcessOptions,
-  ) {
+  constructor({ log, ...served }: { log: Log } & ControlSide, options: DataProcessOptions) {
     this.#log = log;
-    this.#served = { metadata, addressOf };
+    this.#served = served;
     this.#options = options;
   }
 
@@ -68,6 +61,11 @@ export class DataProcess {
       });
     }
     return this.#rpc.remote<DataService>(["service"]) as unknown as Pick<DataService, keyof DataService>;
+  }
+
+  /** Whom its network lets in from now on; connections of others are cut. */
+  admit(snapshot: AdmissionSnapshot): void {
+    this.#rpc?.notify("admission", snapshot);
   }
 
   /** Resolves when it listens and its domains are exported. */
@@ -98,6 +96,8 @@ export class DataProcess {
     // Calls are answered before `ready`: the process may be asked as soon as its domains are open.
     this.#addresses = (await ready.promise).addresses;
     this.#rpc = rpc;
+    // It asked at its start, and the answer may have become old since.
+    this.admit(await this.#served.admission());
     this.#failures = 0;
   }
 

@@ -10,6 +10,7 @@ import type { Metadata } from "../../storage/metadata.ts";
 import { ExportRegistry } from "../../storage/nbd/export-registry.ts";
 import { NbdServer } from "../../storage/nbd/server.ts";
 import { systemClock } from "../clock.ts";
+import { type AdmissionSnapshot, ClusterKeys } from "../cluster/cluster-keys.ts";
 import type { NodeConfig } from "../config.ts";
 import { keyFile } from "../data-folder.ts";
 import { HostDomains } from "../domains/host-domains.ts";
@@ -17,10 +18,11 @@ import { hostPaths } from "../domains/host-paths.ts";
 import { FaultPoints } from "../fault-points.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { WasmHypervisor } from "../hypervisor/wasm/wasm-hypervisor.ts";
-import { loadOrCreateIdentity } from "../identity.ts";
+import { type Identity, loadOrCreateIdentity } from "../identity.ts";
 import { listenMultiaddr } from "../listen.ts";
-import { createLog, stderrSink } from "../log.ts";
+import { createLog, type Log, stderrSink } from "../log.ts";
 import { Migrations } from "../migration/migrations.ts";
+import type { KeyRing } from "../network/key-ring.ts";
 import { Libp2pNetwork } from "../network/libp2p-network.ts";
 import { parentPort, Rpc } from "../rpc/rpc.ts";
 import { DataService, type DataServiceParts } from "./data-service.ts";
@@ -29,6 +31,8 @@ import { DataService, type DataServiceParts } from "./data-service.ts";
 export type ControlSide = {
   metadata: Metadata;
   addressOf(host: string): Promise<string>;
+  /** Whom the bulk network lets in; changes follow as notices. */
+  admission(): AdmissionSnapshot | Promise<AdmissionSnapshot>;
 };
 
 export type DataReady = { addresses: readonly string[] };
@@ -48,14 +52,12 @@ async function main(): Promise<void> {
   const control = rpc.remote<ControlSide>() as unknown as ControlSide;
   const { metadata } = control;
 
-  const network = new Libp2pNetwork(
-    { privateKey, log },
-    {
-      role: "data",
-      listen: [listenMultiaddr(config.data.listen)],
-      ...(config.data.announce === undefined ? {} : { announce: [config.data.announce] }),
-    },
-  );
+  const keys = new ClusterKeys(systemClock, await control.admission());
+  const network = bulkNetwork(config, { privateKey, log, keys });
+  rpc.onNotice<AdmissionSnapshot>("admission", (snapshot) => {
+    keys.update(snapshot);
+    network.recheck();
+  });
   const faults = FaultPoints.fromEnvironment(process.env, {
     enabled: config.faults,
     pidsToKill: () => [process.ppid],
@@ -108,6 +110,19 @@ async function main(): Promise<void> {
   await domains.openOwned();
   await migrations.start();
   rpc.notify("ready", { addresses: network.addresses() } satisfies DataReady);
+}
+
+function bulkNetwork(
+  { data }: NodeConfig,
+  { keys, ...parts }: { privateKey: Identity["privateKey"]; log: Log; keys: KeyRing },
+): Libp2pNetwork {
+  const announce = data.announce === undefined ? {} : { announce: [data.announce] };
+  return new Libp2pNetwork(parts, {
+    role: "data",
+    keys,
+    listen: [listenMultiaddr(data.listen)],
+    ...announce,
+  });
 }
 
 function logLevel(): "error" | "warn" | "info" | "debug" {

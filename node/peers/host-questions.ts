@@ -100,14 +100,15 @@ async function reply(peer: string, frame: Uint8Array, answers: HostAnswers): Pro
 /** One peer, asked over a connection that is kept while it works. */
 export class HostAsker {
   readonly host: string;
-  readonly address: string;
+  /** To be tried in this order, each with the host's id; others may come at any time. */
+  addresses: readonly string[];
   readonly #network: Network;
   #connection: Promise<Connection> | undefined;
 
-  constructor(network: Network, { host, address }: { host: string; address: string }) {
+  constructor(network: Network, { host, addresses }: { host: string; addresses: readonly string[] }) {
     this.#network = network;
     this.host = host;
-    this.address = address;
+    this.addresses = addresses;
   }
 
   async facts(signal: AbortSignal): Promise<HostFacts> {
@@ -161,7 +162,7 @@ export class HostAsker {
   }
 
   #connect(signal: AbortSignal): Promise<Connection> {
-    this.#connection ??= this.#network.dial(this.address, signal).then(
+    this.#connection ??= this.#dialAny(signal).then(
       (connection) => {
         connection.onClose(() => {
           this.#connection = undefined;
@@ -174,6 +175,23 @@ export class HostAsker {
       },
     );
     return this.#connection;
+  }
+
+  /** A host that cannot be dialled, behind a NAT for instance, is asked over a connection that it has dialled. */
+  async #dialAny(signal: AbortSignal): Promise<Connection> {
+    let failure: unknown = new Error("no address of it is known");
+    for (const address of this.addresses) {
+      try {
+        return await this.#network.dial(address, signal);
+      } catch (error) {
+        failure = error;
+      }
+    }
+    const inbound = this.#network
+      .connections()
+      .find(({ peer, direction }) => peer === this.host && direction === "inbound");
+    if (inbound !== undefined) return inbound;
+    throw failure;
   }
 }
 

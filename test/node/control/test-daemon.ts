@@ -19,6 +19,10 @@ export type TestDaemon = AsyncDisposable & {
 const METHODS: { [M in ApiMethod]: true } = {
   info: true,
   hosts: true,
+  invite: true,
+  join: true,
+  revoke: true,
+  "rotate-secret": true,
   create: true,
   start: true,
   stop: true,
