@@ -48,6 +48,7 @@ export function believe(turn: Turn, update: Update, source: Source): void {
     if (!verified(turn, record, source.peer)) return;
     settle(turn, member, bare(update), source);
   } else if (!isSame(record, known.record)) {
+    if (!verified(turn, record, source.peer)) return;
     contradict(turn, member, record, source);
   }
   if (update.accusations.length > 0) accuse(turn, member, update, source);
@@ -193,7 +194,6 @@ function settle(turn: Turn, member: Member, update: Update, source: Source): voi
 /** Two records of one incarnation. All hosts keep the same one: a farewell, or the one with the larger signature. */
 function contradict(turn: Turn, member: Member, record: MemberRecord, source: Source): void {
   const { update } = member;
-  if (!verified(turn, record, source.peer)) return;
   turn.effects.push({ type: "offence", peer: record.host, offence: { kind: "contradiction" } });
   if (rank(record) < rank(update.record)) return;
   if (rank(record) === rank(update.record) && compare(record.signature, update.record.signature) < 0) return;
@@ -241,7 +241,7 @@ function suspect(
   }
   if (all.length === member.update.accusations.length) return;
   const next =
-    whole !== undefined && says(whole, all)
+    whole !== undefined && says(whole, record, all)
       ? whole
       : { record, status: "suspect" as const, accusations: all };
   member.suspicion = suspicion;
@@ -260,7 +260,9 @@ function suspect(
 function bury(turn: Turn, member: Member, accusation: Accusation, whole?: Update): void {
   const { record, status: before } = member.update;
   const update =
-    whole?.record === record ? whole : { record, status: "dead" as const, accusations: [accusation] };
+    whole !== undefined && isSame(whole.record, record)
+      ? whole
+      : { record, status: "dead" as const, accusations: [accusation] };
   member.suspicion = undefined;
   turn.state.table.set(member, update, turn.context);
   changed(turn, update, before);
@@ -299,8 +301,9 @@ function bare(update: Update): Update {
   return update.accusations.length === 0 ? update : { record, status: record.state, accusations: [] };
 }
 
-/** Whether `update` is a suspicion by just these accusers. */
-function says(update: Update, accusations: readonly Accusation[]): boolean {
+/** Whether `update` is a suspicion of just this record by just these accusers. */
+function says(update: Update, record: MemberRecord, accusations: readonly Accusation[]): boolean {
+  if (!isSame(update.record, record)) return false;
   if (update.status !== "suspect" || update.accusations.length !== accusations.length) return false;
   const accusers = accusersOf(update);
   return accusations.every(({ from }) => accusers.includes(from));
