@@ -50,7 +50,7 @@ export function killCases(): FaultCase[] {
     .filter((point) => point !== SUPERSEDING)
     .map((point) => killCase(point, "diabolical"))
     .map((busyCase) => ({ ...busyCase, name: `${busyCase.name}-busy`, isFast: false }));
-  return [...once, ...busy, ...repeatedCases(), ...bothCases()];
+  return [...once, ...busy, ...repeatedCases(), ...bothCases(), ...dataProcessCases()];
 }
 
 const SUPERSEDING = "destination-superseding-write";
@@ -160,4 +160,37 @@ function bothCases(): FaultCase[] {
       });
     },
   }));
+}
+
+/** One of a daemon's two processes: the other starts it again, and nobody else has to do anything. */
+function dataProcessCases(): FaultCase[] {
+  const points = [
+    "source-precopy",
+    "source-after-handover-persist",
+    "source-postcopy",
+    "destination-receiving",
+    "destination-owner-persisted",
+    "destination-postcopy",
+  ] as const;
+  return points.map((point) => {
+    const side = point.startsWith("source") ? "source" : "destination";
+    return {
+      name: `data-process-ends-${point}`,
+      side,
+      fault: `the data process alone ends at ${point}`,
+      isFast: false,
+      workload: "web",
+      async run(stage, options) {
+        const actor = await stage.perform(options.name, options);
+        const log = new FaultLog(stage[side]);
+        await stage[side].call("arm-fault", { point, action: "exit" });
+        return disturbed(stage, actor, {
+          expected: EXPECTED[point],
+          async disturb() {
+            await log.fired(point);
+          },
+        });
+      },
+    };
+  });
 }
