@@ -10,7 +10,7 @@
 
 import { hexOf } from "../../protocol/members/statement.ts";
 import type { Clock } from "../clock.ts";
-import { type AdmissionKey, KEY_ID_SIZE, type KeyRing, keyIdOf } from "../network/key-ring.ts";
+import { type AdmissionKey, type KeyRing, keyIdOf, OPEN_KEY_ID } from "../network/key-ring.ts";
 import type { Invitation } from "./cluster-file.ts";
 import { type ClusterSecret, SecretSet } from "./secrets.ts";
 
@@ -32,7 +32,7 @@ export type AdmissionSnapshot = {
 };
 
 export const OPEN_KEY: AdmissionKey = {
-  id: new Uint8Array(KEY_ID_SIZE),
+  id: OPEN_KEY_ID,
   secret: undefined,
   allows: (protocol) => !protocol.startsWith(CLUSTER_PROTOCOLS),
 };

@@ -7,7 +7,7 @@ import { noise } from "@chainsafe/libp2p-noise";
 import type { ConnectionGater, MultiaddrConnection, PeerId } from "@libp2p/interface";
 import { HandshakeWatch } from "./dial-failure.ts";
 import { type KeyRing, singleKey } from "./key-ring.ts";
-import { keyedNoise, keyOf } from "./keyed-admission.ts";
+import { keyedNoise, keyOf, openly } from "./keyed-admission.ts";
 import type { NetworkLog } from "./libp2p-network.ts";
 import { nativeTls } from "./native-tls.ts";
 import type { HostId } from "./network.ts";
@@ -41,10 +41,13 @@ export class Admission {
   /** Bulk bytes over TLS where both ends can: a quarter of the CPU. Gossip over the Noise everybody has. */
   encrypters() {
     const keys = this.#keys;
-    const watch = this.#handshakes.watch.bind(this.#handshakes);
-    const noiseOnly = [watch(keys === undefined ? noise() : keyedNoise(keys))];
-    if (this.#options.role === "control") return noiseOnly;
-    return [watch(nativeTls(keys === undefined ? {} : { keys })), ...noiseOnly];
+    const isData = this.#options.role === "data";
+    const stock = isData ? [nativeTls(), noise()] : [noise()];
+    if (keys === undefined) return stock.map((each) => this.#handshakes.watch(each));
+    const keyed = isData ? [nativeTls({ keys }), keyedNoise(keys)] : [keyedNoise(keys)];
+    // Hosts that were let in by a ring may be such as know nothing of keys; those of one secret all know it.
+    const open = this.#options.keys === undefined ? [] : stock.map((each) => openly(keys, each));
+    return [...keyed, ...open].map((each) => this.#handshakes.watch(each));
   }
 
   gater(isStopping: () => boolean): ConnectionGater {
