@@ -18,16 +18,16 @@
  */
 
 import * as destinationMachine from "../../protocol/destination.ts";
-import { GenerationLog } from "../../protocol/generation-log.ts";
 import type { HostId, MigrationId } from "../../protocol/messages.ts";
 import * as sourceMachine from "../../protocol/source.ts";
-import { BLOCK_SIZE_BYTES, blockCountOf } from "../../protocol/units.ts";
 import { Clock } from "./clock.ts";
 import { Daemon, Host, type Surroundings } from "./daemon.ts";
 import { DestinationDriver } from "./destination-driver.ts";
 import { SECTOR_BYTES } from "./disk.ts";
+import { initialTokens, sourceContext } from "./domain.ts";
 import { ContentModel, encodeSectors, type Token } from "./guest.ts";
-import { type Memory, SimHypervisor } from "./hypervisor.ts";
+import { SimHypervisor } from "./hypervisor.ts";
+import { Invariants } from "./invariants.ts";
 import { Journal } from "./journal.ts";
 import { type NetworkFaults, SessionEnd } from "./network.ts";
 import { drawOptions, type Options } from "./options.ts";
@@ -37,11 +37,6 @@ import { SourceDriver, type SourceSession } from "./source-driver.ts";
 import { createDirtyLogs, GuestVbds, imageOf, makeImages } from "./vbds.ts";
 import { Verdict } from "./verdict.ts";
 import { checkRead, Workload } from "./workload.ts";
-
-/** One turn of the event loop: everything that waited for the last action has run as far as it can. */
-function settled(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
 
 const MS_PER_HOP_MAX = 60_000;
 const FORGETTING_MS_MAX = 60_000;
@@ -53,6 +48,8 @@ export type Outcome = {
   virtualMs: number;
   events: number;
 };
+
+export type WorldOptions = { verbose?: boolean; options?: Partial<Options> };
 
 export class World {
   readonly seed: number;
@@ -67,8 +64,7 @@ export class World {
   readonly #around: Surroundings;
   readonly #sessions = new Set<SessionEnd<never, never>>();
   readonly #networkFaults: NetworkFaults;
-  /** What each closed generation left, to hold the replicas against. */
-  readonly #snapshots = new Map<number, { images: Uint8Array[]; memory: Memory | undefined }>();
+  readonly #invariants: Invariants;
   #migrations = 0;
   #sessionsMade = 0;
   #failure: Verdict | undefined;
@@ -77,13 +73,14 @@ export class World {
   #isOver = false;
   readonly #outcome: Outcome = { completed: 0, aborted: 0, crashes: 0, virtualMs: 0, events: 0 };
 
-  constructor(seed: number, { verbose = false }: { verbose?: boolean } = {}) {
+  /** `options`: instead of what the seed would draw. */
+  constructor(seed: number, { verbose = false, options: fixed }: WorldOptions = {}) {
     this.seed = seed;
     this.#isVerbose = verbose;
     this.#prng = new Prng(seed);
-    const options = drawOptions(this.#prng);
+    const options = { ...drawOptions(this.#prng), ...fixed };
     this.options = options;
-    const tokens = options.sizes.map((sizeBytes) => this.#initialTokens(sizeBytes));
+    const tokens = options.sizes.map((sizeBytes) => initialTokens(this.#prng, sizeBytes));
     this.#model = new ContentModel(tokens);
     this.#workload = new Workload({
       clock: this.#clock,
@@ -94,6 +91,11 @@ export class World {
       log: (who, what) => this.#log(who, what),
     });
     this.#hosts = Array.from({ length: options.hosts }, (_, index) => this.#makeHost("ABC"[index]!));
+    this.#invariants = new Invariants({
+      hosts: this.#hosts,
+      model: this.#model,
+      wrong: (what) => this.#wrong(what),
+    });
     this.#networkFaults = {
       ...options.network,
       breakingPerMille: () => (this.#isCalm ? 0 : options.network.breakingPerMille),
@@ -130,21 +132,12 @@ export class World {
       action();
       await settled();
       this.#outcome.events += 1;
-      this.#checkRunner();
+      this.#invariants.checkRunner();
       if (this.#failure !== undefined) throw this.#failure;
     }
   }
 
   // The cast.
-
-  #initialTokens(sizeBytes: number): Token[] {
-    const tokens: Token[] = [];
-    for (let at = 0, token = 0; at < sizeBytes; at += SECTOR_BYTES) {
-      if (at % BLOCK_SIZE_BYTES === 0) token = this.#prng.chance(60) ? this.#prng.between(1, 999_999) : 0;
-      tokens.push(token);
-    }
-    return tokens;
-  }
 
   #makeHost(name: HostId): Host {
     const host: Host = new Host(
@@ -190,13 +183,19 @@ export class World {
       },
       dial: (from, to, migration) => this.#dial(from, to, migration),
       exported: (host) => this.#workload.reconnected(host),
-      handedOver: (host) => this.#handedOver(host),
-      resumed: (host) => this.#checkMemory(host),
+      handedOver: (host) => {
+        this.#log(host.name, () => "═ its generation ends here");
+        this.#invariants.handedOver(host);
+      },
+      resumed: (host) => this.#invariants.checkMemory(host),
       aborted: () => {
         this.#outcome.aborted += 1;
       },
-      replicaKept: (driver) => this.#replicaKept(driver),
-      replicaOffered: (host, generation) => this.#checkReplica(host, generation),
+      replicaKept: (driver) => {
+        this.#outcome.completed += 1;
+        this.#invariants.replicaKept(driver);
+      },
+      replicaOffered: (host, generation) => this.#invariants.checkReplica(host, generation),
     };
   }
 
@@ -268,37 +267,13 @@ export class World {
     }: { migration: MigrationId; peer: HostId; generation: number; state: sourceMachine.SourceState },
     effects: readonly sourceMachine.SourceEffect[],
   ): Promise<void> {
-    const driver = new SourceDriver(daemon, this.#contextOf(daemon.host, migration, peer, generation), state);
+    const driver = new SourceDriver(
+      daemon,
+      sourceContext(daemon.host, this.options, { migration, destination: peer, generation }),
+      state,
+    );
     daemon.sources.set(migration, driver);
     await driver.start(effects);
-  }
-
-  #contextOf(
-    host: Host,
-    migration: MigrationId,
-    destination: HostId,
-    generation: number,
-  ): sourceMachine.SourceContext {
-    const { sizes, memory, machine } = this.options;
-    const { log, replicas } = host.journal.state;
-    const vbds = sizes.map((sizeBytes, vbd) => ({ name: `vbd${vbd}`, sizeBytes }));
-    return {
-      migration,
-      destination,
-      domain: {
-        id: "domain",
-        name: "domain",
-        hypervisor: "simulated",
-        memoryBytes: memory.pages,
-        config: "",
-        vbds,
-      },
-      generation,
-      log: GenerationLog.of(sizes.map(blockCountOf), log, generation - 1),
-      replicas,
-      dataBytes: sizes.reduce((sum, sizeBytes) => sum + sizeBytes, 0),
-      ...machine,
-    };
   }
 
   #strike(host: Host, where: string): void {
@@ -404,7 +379,7 @@ export class World {
   /** The operator: starts a domain that is off, and the next migration when the last one is over. */
   #operate(): void {
     this.#clock.after(this.#prng.between(5, 150), () => {
-      const host = this.#owner();
+      const host = this.#invariants.owner();
       const daemon = host?.daemon;
       if (host !== undefined && daemon?.isReady && daemon.process.alive && daemon.vbds !== undefined) {
         this.#bootDomain(host);
@@ -428,101 +403,17 @@ export class World {
     const migration = `m${++this.#migrations}`;
     const { generation } = host.journal.state.domain!;
     this.#log("operator", () => `${migration}: ${host.name} to ${peer}, generation ${generation}`);
-    const [state, effects] = sourceMachine.start(this.#contextOf(host, migration, peer, generation));
+    const [state, effects] = sourceMachine.start(
+      sourceContext(host, this.options, { migration, destination: peer, generation }),
+    );
     void this.#startSource(daemon, { migration, peer, generation, state }, effects);
   }
 
-  // What must hold.
-
-  /** The host that the highest generation names. */
-  #owner(): Host | undefined {
-    const domains = this.#hosts.map(({ journal }) => journal.state.domain);
-    const highest = Math.max(...domains.map((domain) => domain?.generation ?? 0));
-    return this.#hosts.find(
-      ({ journal, ownsDomain }) => ownsDomain && journal.state.domain?.generation === highest,
-    );
-  }
-
-  #checkRunner(): void {
-    const running = this.#hosts.filter(({ hypervisor: { domain } }) => {
-      return domain?.state === "running" || domain?.state === "freezing";
-    });
-    if (running.length > 1) this.#wrong(`${running.map(({ name }) => name).join(" and ")} run the domain`);
-    const [host] = running;
-    if (host !== undefined && host !== this.#owner()) {
-      this.#wrong(`${host.name} runs the domain without owning its highest generation`);
-    }
-  }
-
-  #handedOver(host: Host): void {
-    const { generation } = host.journal.state.domain!;
-    const { domain } = host.hypervisor;
-    this.#log(host.name, () => `═ generation ${generation - 1} ends here`);
-    if (domain !== undefined && domain.state !== "suspended") {
-      this.#wrong(`${host.name} hands over a domain that is ${domain.state}`);
-    }
-    for (let vbd = 0; vbd < this.options.sizes.length; vbd++) {
-      if (!imageOf(host, vbd)!.isDurable)
-        this.#wrong(`${host.name} hands over vbd ${vbd} with unflushed writes`);
-    }
-    // Recorded again, after a restart or a failure: the memory may be gone by then, the images not.
-    if (this.#snapshots.has(generation - 1)) {
-      this.#checkReplica(host, generation - 1);
-      return;
-    }
-    const images = host.imageBytes().map((bytes) => bytes.slice());
-    const memory = domain && { pages: [...domain.memory.pages], steps: domain.memory.steps };
-    this.#snapshots.set(generation - 1, { images, memory });
-    this.#model.flushedAll();
-    if (host.daemon !== undefined) host.daemon.vbds = undefined;
-  }
-
-  #checkMemory(host: Host): void {
-    const { hypervisor, journal } = host;
-    const domain = hypervisor.domain!;
-    if (domain.incoming === undefined) return;
-    const frozen = this.#snapshots.get(journal.state.domain!.generation - 1)?.memory;
-    if (JSON.stringify(frozen) !== JSON.stringify(domain.memory)) {
-      const found = JSON.stringify(domain.memory);
-      this.#wrong(`${host.name} resumes with memory ${found}, frozen was ${JSON.stringify(frozen)}`);
-    }
-  }
-
-  #checkReplica(host: Host, generation: number): void {
-    const { images } = this.#snapshots.get(generation)!;
-    for (const [vbd, bytes] of host.imageBytes().entries()) {
-      if (Buffer.compare(bytes, images[vbd]!) === 0) continue;
-      this.#wrong(`${host.name}'s replica of generation ${generation} differs in vbd ${vbd}`);
-    }
-  }
-
-  /** The source was told that nothing is missing any more: but for what was written since, both are equal. */
-  #replicaKept({ daemon, context, meter }: SourceDriver): void {
-    this.#outcome.completed += 1;
-    const { generation } = context;
-    this.#checkReplica(daemon.host, generation);
-    const complaint = meter.complaint();
-    if (complaint !== undefined) this.#wrong(complaint);
-    const owner = this.#owner();
-    const vbds = owner?.daemon?.vbds;
-    if (owner === undefined || vbds?.generation !== generation + 1 || !owner.daemon!.process.alive) return;
-    for (const [vbd, bytes] of owner.imageBytes().entries()) {
-      const written = vbds.written(vbd);
-      const before = this.#snapshots.get(generation)!.images[vbd]!;
-      for (let block = 0; block < written.blockCount; block++) {
-        if (written.has(block)) continue;
-        const [start, end] = [block * BLOCK_SIZE_BYTES, (block + 1) * BLOCK_SIZE_BYTES];
-        if (Buffer.compare(bytes.subarray(start, end), before.subarray(start, end)) === 0) continue;
-        this.#wrong(
-          `block ${block} of vbd ${vbd} is not what generation ${generation} left, and nobody wrote it`,
-        );
-      }
-    }
-  }
+  // The end.
 
   #hasEnded(): boolean {
     if (this.#migrations < this.options.hops) return false;
-    const owner = this.#owner();
+    const owner = this.#invariants.owner();
     if (owner?.hypervisor.domain?.state !== "running") return false;
     return this.#hosts.every(({ daemon, journal }) => {
       if (daemon === undefined || !daemon.isReady || !daemon.process.alive) return false;
@@ -534,7 +425,7 @@ export class World {
 
   /** Every sector of every vbd, as the guest would read it. */
   async #checkContent(limitMs: number): Promise<void> {
-    const owner = this.#owner()!;
+    const owner = this.#invariants.owner()!;
     for (const [vbd, sizeBytes] of this.options.sizes.entries()) {
       const bytes = new Uint8Array(sizeBytes);
       const extent = { vbd, sector: 0, count: sizeBytes / SECTOR_BYTES };
@@ -551,13 +442,7 @@ export class World {
   }
 
   #checkLeftovers(): void {
-    const owner = this.#owner();
-    for (const host of this.#hosts) {
-      const { copy } = host.journal.state;
-      if (copy.kind === "replica") this.#checkReplica(host, copy.generation);
-      if (host === owner || host.hypervisor.domain === undefined) continue;
-      this.#wrong(`${host.name} still holds a domain that is ${host.hypervisor.domain.state}`);
-    }
+    this.#invariants.checkLeftovers();
     if (this.#failure !== undefined) throw this.#failure;
   }
 
@@ -579,8 +464,15 @@ export class World {
       const entries = [...journal.state.entries].map(
         ([migration, { record }]) => `${migration} ${record.phase}`,
       );
-      return `${this.#workload.isQuiet ? "" : "guest waits; "}${name}${ownsDomain ? " (owner)" : ""}: domain ${domain}; machines ${machines.join(", ")}; journal ${entries.join(", ")}`;
+      const who = ownsDomain ? `${name} (owner)` : name;
+      return `${who}: domain ${domain}; machines ${machines.join(", ")}; journal ${entries.join(", ")}`;
     });
+    if (!this.#workload.isQuiet) lines.push("the guest waits for its I/O");
     return lines.join("\n");
   }
+}
+
+/** One turn of the event loop: everything that waited for the last action has run as far as it can. */
+function settled(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
