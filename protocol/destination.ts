@@ -40,14 +40,23 @@ export type * from "./destination-state.ts";
 
 export const initial: DestinationState = { phase: "idle" };
 
-/** The state and effects with which a destination begins again from its journal after a restart. */
-export function restore(record: DestinationRecord): DestinationStep {
+/**
+ * The state and effects with which a destination begins again from its journal after a restart. `isMemoryLost`:
+ * the incoming domain is gone, as it is when the host lost power.
+ */
+export function restore(
+  record: DestinationRecord,
+  { isMemoryLost = false }: { isMemoryLost?: boolean } = {},
+): DestinationStep {
   switch (record.phase) {
     case "receiving":
       // Volatile state is lost: the copies stay as bytes that nobody vouches for, the hash rung's matter.
       // A source that is still there begins again, and is told of a new session.
-      return [{ phase: "idle" }, [{ type: "discard-memory" }, { type: "close-copies" }, { type: "forget" }]];
+      return [{ phase: "idle" }, FORGOTTEN];
     case "prepared":
+      // The promise cannot be kept. Whoever says `handover` hears that nothing is known of it, and keeps the
+      // memory, which is still there: `recover` gives the domain back.
+      if (isMemoryLost) return [{ phase: "idle" }, FORGOTTEN];
       return [{ phase: "prepared", begun: begunOf(record), reception: undefined }, []];
     case "owner":
       return [
@@ -68,6 +77,12 @@ export function restore(record: DestinationRecord): DestinationStep {
       return unreachable(record);
   }
 }
+
+const FORGOTTEN: readonly DestinationEffect[] = [
+  { type: "discard-memory" },
+  { type: "close-copies" },
+  { type: "forget" },
+];
 
 /** Nothing but this: a `phase` in it would get into the next record. */
 function begunOf({ migration, generation, domain }: Begun): Begun {

@@ -6,10 +6,11 @@
  *   begun               any before `owner`                    nothing: the attempt is under way, and may be cancelled
  *   aborted, none       receiving, prepared                   roll back: the destination gives up what it received
  *   handed-over         prepared, memory here                 finish: the source hands over again
- *   handed-over         prepared, memory lost                 take back under c+2, where the source's guest is frozen
- *                                                             still; else finish, and boot at the destination
- *   handed-over         none, receiving, aborted              take back under c+2: it never promised, or has lost it
- *   handed-over         renounced (says: source, c+2)         take back under c+2: the second half of one cut short
+ *   handed-over         prepared, memory lost                 renounce, then take back, where the source's guest is
+ *                                                             frozen still; else finish, and boot at the destination
+ *   handed-over         none, receiving, aborted              renounce: it never promised, or has lost the promise
+ *   handed-over         renounced (says: source, c+2)         take back under c+2: the second half
+ *   handed-over         any, c+2 or more is not the source's  let go: end the remains, forget the handover
  *   handed-over         owner, guest runs                     nothing but a new session: post-copy goes on
  *   handed-over         owner, guest suspended                resume it at the destination
  *   handed-over         owner, guest gone                     boot it from disk at the destination: it may have run
@@ -25,6 +26,8 @@
  * first renounces c+1 durably, so that a `handover` that is still on its way finds nobody, and only then does
  * the source own c+2. Cut short between the two, the domain is nobody's, frozen at the source, and `recover`
  * goes on from there.
+ *
+ * A testimony about a migration counts only if it was asked for after that migration was seen: see `isAbout`.
  */
 
 import type { DestinationRecord } from "./destination-state.ts";
@@ -71,28 +74,33 @@ export type Adoption =
   | { readonly from: "replica"; readonly generation: Generation; readonly replica: Generation }
   | { readonly refused: string };
 
+/**
+ * `at` names the one host that has something to do: whoever else runs `recover` asks it to run its own. A
+ * handover that is taken back has two such steps, first `renounce`, then `take-back`.
+ */
 export type Decision =
   | { readonly do: "nothing"; readonly because: string }
+  /** The source opens another session and says `handover`, or what else it has to say. */
+  | { readonly do: "finish-handover"; readonly at: HostId; readonly migration: MigrationId }
+  /** The destination gives up what an attempt brought. */
+  | { readonly do: "roll-back"; readonly at: HostId; readonly migration: MigrationId }
+  /** The destination gives `generation` to the source, durably. It has not run the domain and never will under an older one. */
   | {
-      readonly do: "finish-handover";
-      readonly source: HostId;
-      readonly destination: HostId;
+      readonly do: "renounce";
+      readonly at: HostId;
+      readonly owner: HostId;
       readonly migration: MigrationId;
-    }
-  | {
-      readonly do: "roll-back";
-      readonly source: HostId;
-      readonly destination: HostId;
-      readonly migration: MigrationId;
-    }
-  | {
-      readonly do: "take-back";
-      readonly source: HostId;
-      readonly destination: HostId;
-      readonly migration: MigrationId;
-      /** What the source then owns; the destination renounces the one before it. */
       readonly generation: Generation;
     }
+  /** The source, to whom `generation` was given, makes it its own and lets the domain run. */
+  | {
+      readonly do: "take-back";
+      readonly at: HostId;
+      readonly migration: MigrationId;
+      readonly generation: Generation;
+    }
+  /** The source forgets a handover of a domain that went on under a later generation, and ends its remains. */
+  | { readonly do: "let-go"; readonly at: HostId; readonly migration: MigrationId; readonly because: string }
   | { readonly do: "resume" | "boot"; readonly at: HostId; readonly because: string }
   | {
       readonly do: "fence";
@@ -119,6 +127,17 @@ export function decide({ mine, theirs }: { mine: Testimony; theirs: Testimony | 
   const { owner: elsewhere, generation } = highest(mine, theirs) ?? {};
   if (elsewhere === undefined) return { do: "nothing", because: "neither host knows the domain" };
   return { do: "nothing", because: `generation ${generation} of the domain is ${elsewhere}'s: ask there` };
+}
+
+/**
+ * Whether an answer that was asked for when this host looked like `then` may be acted on now. One that is older
+ * than a migration says nothing of it, and its silence must not be taken for "given up".
+ */
+export function isAbout(then: Testimony, now: Testimony): boolean {
+  return (
+    then.incoming?.migration === now.incoming?.migration &&
+    then.outgoing?.migration === now.outgoing?.migration
+  );
 }
 
 /** Above everything that the host knows of, promises to others included. */
@@ -161,34 +180,24 @@ function handover(source: Testimony, destination: Testimony): Decision | undefin
   const { outgoing } = source;
   if (outgoing?.phase !== "handed-over" || outgoing.peer !== destination.host) return undefined;
   const { migration, generation } = outgoing;
-  const ends = { source: source.host, destination: destination.host, migration };
-  const { claim } = destination;
-  if (claim !== undefined && claim.generation > generation && claim.owner !== source.host) {
-    if (!isOwner(destination)) {
-      return {
-        do: "nothing",
-        because: `generation ${claim.generation} is ${claim.owner}'s: it went on from there`,
-      };
+  const { claim, incoming } = destination;
+  if (claim !== undefined && claim.generation > generation) {
+    if (claim.owner === source.host) {
+      return { do: "take-back", at: source.host, migration, generation: claim.generation };
     }
-    const answer = atOwner(destination);
-    if (answer.do !== "nothing") return answer;
-    return {
-      do: "nothing",
-      because: `it runs on ${destination.host}; what is missing there follows by itself`,
-    };
+    if (claim.generation > generation + 1) {
+      const because = `generation ${claim.generation} of the domain is ${claim.owner}'s`;
+      return { do: "let-go", at: source.host, migration, because };
+    }
+    const answer = isOwner(destination) ? atOwner(destination) : undefined;
+    if (answer !== undefined && answer.do !== "nothing") return answer;
+    return { do: "nothing", because: `it runs on ${claim.owner}; what is missing there follows by itself` };
   }
-  const takeBack: Decision = {
-    do: "take-back",
-    ...ends,
-    generation: Math.max(generation + 2, claim?.generation ?? 0),
-  };
-  if (claim !== undefined && claim.generation > generation) return takeBack;
-  const isPromised =
-    destination.incoming?.migration === migration && destination.incoming.phase === "prepared";
-  if (!isPromised) return takeBack;
-  const isMemoryLost = destination.guest === "none";
-  if (isMemoryLost && source.guest === "suspended") return takeBack;
-  return { do: "finish-handover", ...ends };
+  const isPromised = incoming?.migration === migration && incoming.phase === "prepared";
+  if (isPromised && (destination.guest !== "none" || source.guest !== "suspended")) {
+    return { do: "finish-handover", at: source.host, migration };
+  }
+  return { do: "renounce", at: destination.host, owner: source.host, migration, generation: generation + 2 };
 }
 
 /** The destination still keeps what an attempt brought that its source has given up. */
@@ -201,7 +210,7 @@ function undone(source: Testimony, destination: Testimony): Decision | undefined
   if (outgoing?.migration === migration && outgoing.phase === "begun") {
     return { do: "nothing", because: "the migration is under way and can be cancelled" };
   }
-  return { do: "roll-back", source: source.host, destination: destination.host, migration };
+  return { do: "roll-back", at: destination.host, migration };
 }
 
 /** Its journal gives it the domain: whether that runs is this host's own matter. */

@@ -365,7 +365,9 @@ export class Migrations {
     const { record } = entry;
     if (record.phase === "aborted") return this.#parts.metadata.journal.remove(record.migration);
     const { migration, generation, domain } = record;
-    const [state, effects] = destination.restore(record);
+    const { state: guest } = await this.#parts.domains.hypervisor(domain.hypervisor).status(domain.id);
+    const isMemoryLost = guest !== "suspended" && guest !== "incoming";
+    const [state, effects] = destination.restore(record, { isMemoryLost });
     // What it asked for is not in the journal, and what has arrived lies on the disk already.
     const begun = { migration, generation, domain, source: record.source, dataBytes: 0 };
     const driver = this.#driver(begun, state);

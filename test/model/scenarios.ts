@@ -1,0 +1,77 @@
+/** Worlds to begin with, and how much may go wrong in each. */
+
+import * as destination from "../../protocol/destination.ts";
+import { decide } from "../../protocol/recovery.ts";
+import * as source from "../../protocol/source.ts";
+import { domainRecord } from "./domain.ts";
+import type { Hop } from "./moves.ts";
+import type { Daemon, Faults, Host, HostName, Parts, World } from "./state.ts";
+
+export type Scenario = {
+  name: string;
+  hosts: 2 | 3;
+  blocks: number;
+  plan: readonly Hop[];
+  faults: Faults;
+  faultsMax: number;
+};
+
+export const realParts: Parts = { source, destination, decide, daemon: {} };
+
+const NONE: Faults = {
+  crashes: 0,
+  powers: 0,
+  losses: 0,
+  cancels: 0,
+  recovers: 0,
+  adopts: 0,
+  writes: 0,
+  refusals: 0,
+};
+
+export function scenario(
+  name: string,
+  plan: readonly string[],
+  { faultsMax, blocks = 1, ...faults }: Partial<Faults> & { faultsMax: number; blocks?: number },
+): Scenario {
+  const hops = plan.map((hop): Hop => ({ from: hop[0] as HostName, to: hop[1] as HostName }));
+  const hosts = hops.some(({ from, to }) => from === "C" || to === "C") ? 3 : 2;
+  return { name, hosts, blocks, plan: hops, faults: { ...NONE, ...faults }, faultsMax };
+}
+
+export function worldOf({ hosts, blocks, faults, faultsMax }: Scenario): World {
+  const names = (["A", "B", "C"] as const).slice(0, hosts);
+  const values = Array.from({ length: blocks }, () => 1);
+  return {
+    hosts: Object.fromEntries(names.map((name) => [name, name === "A" ? owner(values) : empty(name)])),
+    links: {},
+    truth: { newest: values, memory: 1, writes: 1, ran: 1, wordWasFalse: false, adoptions: 0 },
+    left: faults,
+    faultsLeft: faultsMax,
+    hops: 0,
+  };
+}
+
+function empty(name: HostName): Host {
+  const daemon: Daemon = { exported: undefined, rounds: undefined, machines: [], recovery: undefined };
+  return {
+    name,
+    boots: 1,
+    journal: { domain: undefined, replicas: [], entries: {}, log: [] },
+    disk: undefined,
+    tracker: { generation: 0, written: 0, isTrusted: true },
+    presence: undefined,
+    guest: undefined,
+    daemon,
+  };
+}
+
+function owner(values: readonly number[]): Host {
+  const host = empty("A");
+  host.journal = { ...host.journal, domain: domainRecord({ owner: "A", blockCount: values.length }) };
+  host.disk = { now: values, durable: values, isAside: false };
+  host.tracker = { generation: 1, written: (1 << values.length) - 1, isTrusted: true };
+  host.guest = { state: "running", memory: 1 };
+  host.daemon = { ...host.daemon!, exported: 1 };
+  return host;
+}
