@@ -20,7 +20,7 @@ export const KEYSPACES = {
   bitmap: "04",
   /** domain id, host id → ReplicaRecord */
   replica: "05",
-  /** domain id → PlacementRecord */
+  /** domain id, host id → PlacementRecord */
   placement: "06",
   /** domain id, sequence number → HistoryRecord */
   history: "07",

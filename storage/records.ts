@@ -104,7 +104,7 @@ export const ReplicaRecord = z.strictObject({
 });
 export type ReplicaRecord = z.infer<typeof ReplicaRecord>;
 
-/** Where a domain is, as `from` said. Advice: the right to run comes from the journal. */
+/** Where a domain is, as `host` said. Advice: the right to run comes from the journal. */
 export const PlacementRecord = z.strictObject({
   domain: Id,
   name: Name,
@@ -117,6 +117,8 @@ export const PlacementRecord = z.strictObject({
   updatedAt: TimeMs,
   /** Who told us. */
   from: Id,
+  /** The whole record as `host` signed it (protocol/placement.ts), base64. */
+  signed: z.exactOptional(z.base64().max(64 << 10)),
 });
 export type PlacementRecord = z.infer<typeof PlacementRecord>;
 
