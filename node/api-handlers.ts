@@ -2,7 +2,7 @@
 
 import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import type { Metadata } from "../storage/metadata.ts";
-import type { DomainRecord } from "../storage/records.ts";
+import type { DomainRecord, ReplicaRecord } from "../storage/records.ts";
 import { clusterHandlers } from "./cluster/api.ts";
 import type { HostCluster } from "./cluster/host-cluster.ts";
 import type {
@@ -19,10 +19,12 @@ import type {
 } from "./control/api.ts";
 import type { DataService, DomainLook, Probe } from "./data/data-service.ts";
 import { NodeError } from "./errors.ts";
+import { type MembershipApiParts, membershipHandlers, memberRows } from "./membership/api.ts";
 import type { Peers } from "./peers/peers.ts";
+import { conflictOf, placedReplicas, placedState } from "./placement/rows.ts";
 import { VERSION } from "./version.ts";
 
-export type HandlerParts = {
+export type HandlerParts = MembershipApiParts & {
   cluster: HostCluster;
   self: string;
   hostName: string;
@@ -60,7 +62,8 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       hypervisors: ["wasm"],
       domains: (await metadata.domains.list()).filter(({ owner }) => owner === self).length,
     }),
-    hosts: () => hostRows(parts),
+    hosts: () => memberRows(parts),
+    ...membershipHandlers(parts),
     ...clusterHandlers(parts),
     create: async (params) => done(await parts.data().create(params), "running"),
     start: async ({ domain }) => done(await parts.data().start(await here(parts, domain)), "running"),
@@ -101,56 +104,17 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
 }
 
 /** The id of a domain that lives here. Throws DOMAIN_UNKNOWN, DOMAIN_ELSEWHERE with the host's name. */
-async function here({ metadata, peers, self }: HandlerParts, query: string): Promise<string> {
+async function here({ metadata, peers, placements, self }: HandlerParts, query: string): Promise<string> {
   const record = await metadata.domains.find(query);
   if (record?.owner === self) return record.id;
   if (record !== undefined) {
     throw new NodeError("DOMAIN_ELSEWHERE", { domain: record.name, host: peers.nameOf(record.owner) });
   }
-  const placement = (await metadata.placements.list()).find(
-    ({ name, domain }) => name === query || domain === query,
-  );
+  const placement = placements.find(query)?.claim;
   if (placement !== undefined) {
     throw new NodeError("DOMAIN_ELSEWHERE", { domain: placement.name, host: peers.nameOf(placement.host) });
   }
   throw new NodeError("DOMAIN_UNKNOWN", { query });
-}
-
-async function hostRows({
-  self,
-  hostName,
-  peers,
-  addresses,
-  freeBytes,
-  metadata,
-}: HandlerParts): Promise<HostRow[]> {
-  const own: HostRow = {
-    host: self,
-    hostName,
-    self: true,
-    state: "alive",
-    addresses: addresses(),
-    domains: (await metadata.domains.list()).filter(({ owner }) => owner === self).length,
-    freeBytes: await freeBytes(),
-    seenBy: hostName,
-    ageSeconds: 0,
-  };
-  const others = peers.views().map((peer): HostRow => {
-    const ageSeconds = peer.seenAtMs === undefined ? 0 : (Date.now() - peer.seenAtMs) / 1000;
-    const isFresh = peer.seenAtMs !== undefined && ageSeconds < 15;
-    return {
-      host: peer.host,
-      hostName: peer.hostName,
-      self: false,
-      state: peer.seenAtMs === undefined ? "unknown" : isFresh ? "alive" : "suspect",
-      addresses: [peer.address],
-      ...(peer.facts === undefined ? {} : { domains: peer.facts.domains, freeBytes: peer.facts.freeBytes }),
-      ...(peer.roundTripMs === undefined ? {} : { roundTripMs: peer.roundTripMs }),
-      seenBy: hostName,
-      ageSeconds,
-    };
-  });
-  return [own, ...others];
 }
 
 async function domainRows(parts: HandlerParts): Promise<DomainRow[]> {
@@ -159,20 +123,22 @@ async function domainRows(parts: HandlerParts): Promise<DomainRow[]> {
   const rows: DomainRow[] = [];
   for (const record of known) rows.push(await rowOf(parts, record, await look(parts, record)));
   const ids = new Set(known.map(({ id }) => id));
-  for (const placement of await metadata.placements.list()) {
-    if (ids.has(placement.domain) || placement.host === self) continue;
+  for (const view of parts.placements.views()) {
+    const { claim } = view;
+    if (ids.has(claim.domain)) continue;
     rows.push({
-      id: placement.domain,
-      name: placement.name,
-      state: stateOfText(placement.state),
-      host: placement.host,
-      hostName: placement.hostName,
-      generation: placement.generation,
-      memoryBytes: 0,
-      vbds: [],
-      replicas: [],
-      seenBy: parts.peers.nameOf(placement.from),
-      ageSeconds: Math.max(0, (Date.now() - placement.updatedAt) / 1000),
+      id: claim.domain,
+      name: claim.name,
+      state: placedState(parts, claim),
+      host: claim.host,
+      hostName: claim.host === self ? parts.hostName : claim.hostName,
+      generation: claim.generation,
+      memoryBytes: claim.memoryBytes,
+      vbds: claim.vbds,
+      replicas: placedReplicas(parts, claim),
+      ...conflictOf(parts, view),
+      seenBy: claim.hostName,
+      ageSeconds: Math.max(0, (Date.now() - claim.timeMs) / 1000),
     });
   }
   return rows;
@@ -194,13 +160,14 @@ async function rowOf(
 ): Promise<DomainRow> {
   const { self, hostName, peers, metadata } = parts;
   const isMine = record.owner === self;
-  const placement = isMine ? undefined : await metadata.placements.get(record.id);
+  const view = parts.placements.view(record.id);
+  const placement = isMine ? undefined : view?.claim;
   const isPlaced = placement !== undefined && placement.generation >= record.generation;
   const host = isPlaced ? placement.host : record.owner;
   return {
     id: record.id,
     name: record.name,
-    state: isMine ? ownState(record, seen) : awayState(seen, isPlaced ? placement.state : undefined),
+    state: isMine ? ownState(record, seen) : awayState(seen, isPlaced ? placedState(parts, placement) : undefined),
     host,
     hostName: isMine ? hostName : peers.nameOf(host),
     generation: isPlaced ? placement.generation : record.generation,
@@ -208,8 +175,9 @@ async function rowOf(
     vbds: record.vbds,
     replicas: await replicasOf(parts, record),
     ...(seen?.outgoing === undefined ? {} : { migration: seen.outgoing }),
-    seenBy: isPlaced ? peers.nameOf(placement.from) : hostName,
-    ageSeconds: isPlaced ? Math.max(0, (Date.now() - placement.updatedAt) / 1000) : 0,
+    ...(view === undefined ? {} : conflictOf(parts, view)),
+    seenBy: isPlaced ? placement.hostName : hostName,
+    ageSeconds: isPlaced ? Math.max(0, (Date.now() - placement.timeMs) / 1000) : 0,
   };
 }
 
@@ -242,9 +210,15 @@ function stateOfText(text: string): DomainRowState {
   }
 }
 
+/** Other copies than the one that the domain runs on, as far as this host knows. */
+async function replicaRecords({ metadata }: HandlerParts, record: DomainRecord): Promise<ReplicaRecord[]> {
+  const records = await metadata.replicas.list(record.id);
+  return records.filter(({ generation, host }) => generation > 0 && host !== record.owner);
+}
+
 async function replicasOf(parts: HandlerParts, record: DomainRecord) {
-  const { metadata, peers, self, hostName } = parts;
-  const replicas = (await metadata.replicas.list(record.id)).filter(({ generation }) => generation > 0);
+  const { peers, self, hostName } = parts;
+  const replicas = await replicaRecords(parts, record);
   const lacking =
     record.owner === self && replicas.length > 0
       ? await parts
@@ -355,7 +329,7 @@ async function replicaRows(parts: HandlerParts, query: string | undefined): Prom
   const rows: ReplicaRow[] = [];
   for (const record of one === undefined ? all : [one]) {
     const summaries = await replicasOf(parts, record);
-    const replicas = (await metadata.replicas.list(record.id)).filter(({ generation }) => generation > 0);
+    const replicas = await replicaRecords(parts, record);
     for (const [index, replica] of replicas.entries()) {
       const dirtyBlocks = summaries[index]?.dirtyBlocks;
       rows.push({

@@ -14,7 +14,8 @@ import type { FaultPoints } from "../fault-points.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
 import { sourceCommit } from "./source-commits.ts";
-import { hasEnded, SourceDriver, type SourceOptions } from "./source-driver.ts";
+import { hasEnded, SourceDriver } from "./source-driver.ts";
+import type { SourceOptions } from "./source-parts.ts";
 
 export type OutgoingParts = {
   self: string;

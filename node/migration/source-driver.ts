@@ -6,7 +6,6 @@
  * connection up when the peer has not answered a ping for `stallTimeoutMs`. Nothing else is timed.
  */
 
-import type { BlockBitmap } from "../../protocol/block-bitmap.ts";
 import { ProtocolError } from "../../protocol/errors.ts";
 import { MEMORY_PROTOCOL, MIGRATION_PROTOCOL } from "../../protocol/limits.ts";
 import type { DestinationMessage } from "../../protocol/messages.ts";
@@ -20,12 +19,8 @@ import type {
 import { isBeforeHandover, step } from "../../protocol/source.ts";
 import { blockCountOf } from "../../protocol/units.ts";
 import { allocatedNonZeroBlocks } from "../../storage/digests.ts";
-import type { Attachment } from "../attachment/attachment.ts";
-import type { Clock } from "../clock.ts";
-import type { FaultPoints } from "../fault-points.ts";
-import type { Hypervisor, OutgoingMemory } from "../hypervisor/hypervisor.ts";
-import type { Log } from "../log.ts";
-import type { Channel, Connection, Network } from "../network/network.ts";
+import type { OutgoingMemory } from "../hypervisor/hypervisor.ts";
+import type { Channel, Connection } from "../network/network.ts";
 import { readBlocks } from "./block-reader.ts";
 import { compareDigests } from "./differing-digests.ts";
 import { MachineDriver } from "./machine-driver.ts";
@@ -34,34 +29,8 @@ import { RateLimiter } from "./rate-limiter.ts";
 import { hopelessFailure, type Refusal } from "./refusal.ts";
 import { codec, Session, toError } from "./session.ts";
 import { SourceMeter } from "./source-figures.ts";
+import type { SourceOptions, SourceParts } from "./source-parts.ts";
 import { wait, watchForStall } from "./stall-watch.ts";
-
-export type SourceParts = {
-  network: Network;
-  hypervisor: Hypervisor;
-  attachment: Attachment;
-  clock: Clock;
-  log: Log;
-  faults: FaultPoints;
-  /** Durable when it resolves; ownership and replica labels change with it. */
-  persist(record: SourceRecord): Promise<void>;
-  forget(): Promise<void>;
-  /** The vbds become the replica of `generation`: closed, and known again by their identity. */
-  keepReplica(generation: number): Promise<void>;
-  /** What the generation wrote, once no more can be added: the log's next entry. */
-  fenced(written: readonly BlockBitmap[]): void;
-  /** After every step. */
-  changed(state: SourceState): void;
-};
-
-export type SourceOptions = {
-  /** The destination's bulk listener. Asked for again at each dial: it may move. */
-  address(): Promise<string>;
-  stallTimeoutMs: number;
-  freezeTimeoutMs: number;
-  bandwidthMaxBytesPerSecond?: number;
-  reconnectDelayMs: { min: number; max: number };
-};
 
 export class SourceDriver {
   readonly context: SourceContext;
@@ -78,6 +47,7 @@ export class SourceDriver {
   readonly #stopping = new AbortController();
   #linking: Promise<void> = Promise.resolve();
   #freezeAttempt = 0;
+  #isFlushing = false;
   readonly #startedAtMs: number;
   #frozenWatch: NodeJS.Timeout | undefined;
   #everLinked = false;
@@ -342,6 +312,19 @@ export class SourceDriver {
     );
   }
 
+  /** With every pass over memory, so that little is left to flush once the domain is frozen. */
+  #flushAhead(): void {
+    if (this.#isFlushing) return;
+    this.#isFlushing = true;
+    // What cannot be flushed now fails again at the fence, and is reported there.
+    void this.#parts.attachment.flush().then(
+      () => {
+        this.#isFlushing = false;
+      },
+      () => undefined,
+    );
+  }
+
   async #fence(attempt: number): Promise<void> {
     await this.#parts.faults.point("source-freezing");
     const { dirty, written } = await this.#parts.attachment.fence();
@@ -385,7 +368,10 @@ export class SourceDriver {
       limiter: this.#limiter,
     });
     this.#memory = { attempt, source, relay };
-    source.onRound(({ converged }) => this.#machine.post({ type: "memory-round", attempt, converged }));
+    source.onRound(({ converged }) => {
+      this.#flushAhead();
+      this.#machine.post({ type: "memory-round", attempt, converged });
+    });
     this.#later(
       () => relay.produce().then(() => undefined),
       () => this.#memory?.relay === relay,
