@@ -65,7 +65,8 @@ export function feed(
     }
   } catch (error) {
     if (!(error instanceof ProtocolError)) throw new Violation(`a step failed: ${String(error)}`);
-    return failed(draft, name, machine, error.code, cut);
+    failed(draft, name, machine, error.code, cut);
+    return;
   }
   perform(draft, name, migration, effects, cut);
 }
@@ -95,10 +96,11 @@ export function perform(
 function failed(draft: Draft, name: HostName, machine: Machine, code: string, cut: Cut | undefined): void {
   const { migration } = machine;
   if (machine.role === "source") {
-    if (isBeforeHandover(machine.state))
-      return feed(draft, name, migration, { type: "failed", reason: code }, cut);
+    if (isBeforeHandover(machine.state)) feed(draft, name, migration, { type: "failed", reason: code }, cut);
+    return;
   } else if (!code.startsWith("PROTOCOL_")) {
-    return feed(draft, name, migration, { type: "failed", code, reason: code }, cut);
+    feed(draft, name, migration, { type: "failed", code, reason: code }, cut);
+    return;
   }
   endSession(draft, machine.role, migration);
 }
@@ -202,10 +204,9 @@ export function die(draft: Draft, name: HostName, { power }: { power: boolean })
   host.tracker = { ...host.tracker, isTrusted: false };
   host.guest = undefined;
   if (host.journal.domain?.owner !== name) return;
-  // What the guest had not flushed is lost, as in any crash of a host; what other disks hold for it is not.
-  const missing = host.presence?.generation === host.journal.domain.generation ? host.presence.now : 0;
+  // What the guest wrote here and had not flushed is lost, as in any crash of a host; what came to it is not.
   const newest = draft.truth.newest.map((value, block) => {
-    return (missing & (1 << block)) !== 0 ? value : host.disk!.now[block]!;
+    return (host.tracker.written & (1 << block)) === 0 ? value : host.disk!.now[block]!;
   });
   draft.truth = { ...draft.truth, newest };
 }
@@ -263,8 +264,13 @@ export function restoreDestination(
   host: Host,
   record: Parameters<Draft["parts"]["destination"]["restore"]>[0],
 ): void {
-  if (record.phase === "aborted") return commit(host, { journalRemoved: record.migration });
-  const [state, effects] = draft.parts.destination.restore(record, { isMemoryLost: host.guest === undefined });
+  if (record.phase === "aborted") {
+    commit(host, { journalRemoved: record.migration });
+    return;
+  }
+  const [state, effects] = draft.parts.destination.restore(record, {
+    isMemoryLost: host.guest === undefined,
+  });
   addMachine(host, destinationMachine(host, record.migration, record.source as HostName, state));
   perform(draft, host.name, record.migration, effects);
 }

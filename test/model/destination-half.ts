@@ -55,10 +55,14 @@ export function performDestination(
       return;
     }
     case "close-copies":
-      return closeCopies(host, machine);
+      closeCopies(host, machine);
+      return;
     case "discard-memory":
       machine.incoming = undefined;
-      if (host.guest !== undefined && host.guest.state !== "running") host.guest = undefined;
+      if (host.guest?.state === "suspended" && isPromised(draft, host, machine)) {
+        throw new Violation("a destination discards what it promised to keep, after the source handed over");
+      }
+      if (host.guest?.state !== "running") host.guest = undefined;
       return;
     case "persist":
       if (effect.record.phase === "owner") owning(draft, host, effect.record.generation + 1);
@@ -71,15 +75,23 @@ export function performDestination(
       return;
     }
     case "forget":
-      return commit(host, { journalRemoved: machine.migration });
+      commit(host, { journalRemoved: machine.migration });
+      return;
     case "drop-link":
-      return endSession(draft, "destination", machine.migration);
+      endSession(draft, "destination", machine.migration);
+      return;
   }
+}
+
+function isPromised(draft: Draft, host: Host, { migration, peer }: DestinationMachine): boolean {
+  const entry = draft.peek(peer).journal.entries[migration];
+  return entry?.record.phase === "handed-over" && host.journal.domain?.owner !== peer;
 }
 
 /** From this record on the domain may run here, so from here on the source's memory is worth nothing. */
 function owning(draft: Draft, host: Host, generation: number): void {
-  if (host.guest === undefined) throw new Violation("a host takes a domain over whose memory it does not have");
+  if (host.guest === undefined)
+    throw new Violation("a host takes a domain over whose memory it does not have");
   draft.truth = { ...draft.truth, ran: Math.max(draft.truth.ran, generation) };
 }
 
@@ -108,7 +120,10 @@ export function finishDestinationJob(
   const machine = machineOf(host, migration) as DestinationMachine;
   const entry = machine.pending[index]!;
   machine.pending = machine.pending.toSpliced(index, 1);
-  if (!("job" in entry)) return feed(draft, name, migration, entry, cut);
+  if (!("job" in entry)) {
+    feed(draft, name, migration, entry, cut);
+    return;
+  }
   let event: DestinationEvent;
   try {
     event = answerOf(draft, host, machine, entry.job);

@@ -6,7 +6,7 @@
 import { closeGeneration, storedEntries } from "../../node/domains/stored-log.ts";
 import { BlockBitmap } from "../../protocol/block-bitmap.ts";
 import { GenerationLog } from "../../protocol/generation-log.ts";
-import { type Decision, isAbout, type Testimony } from "../../protocol/recovery.ts";
+import type { Decision, Testimony } from "../../protocol/recovery.ts";
 import type { DomainRecord } from "../../storage/records.ts";
 import { commit, feed, removeMachine } from "./daemon.ts";
 import { DOMAIN_ID, domainRecord } from "./domain.ts";
@@ -62,7 +62,7 @@ export function act(draft: Draft, name: HostName): void {
   const mine = testimonyOf(host);
   const other = theirs.host as HostName;
   const isOtherUp = draft.peek(other).daemon !== undefined;
-  if (!isAbout(asked, mine)) {
+  if (!draft.parts.isAbout(asked, mine)) {
     if (turns > 0 && isOtherUp) ask(draft, name, other, turns - 1);
     return;
   }
@@ -93,27 +93,32 @@ function carryOut(draft: Draft, host: Host, decision: Extract<Decision, { at: st
       forsake(host);
       if (host.guest?.state !== "running") host.guest = undefined;
       const base = domain ?? domainRecord({ owner, blockCount: draft.truth.newest.length });
-      return commit(host, {
+      commit(host, {
         journalRemoved: migration,
         domain: { ...base, owner, generation, state: "away" },
       });
+      return;
     }
     case "take-back": {
       const { generation, migration } = decision;
       forsake(host);
-      return own(draft, host, { ...domain!, generation }, { journalRemoved: migration });
+      own(draft, host, { ...domain!, generation }, { journalRemoved: migration });
+      return;
     }
     case "let-go":
       forsake(host);
       if (host.guest?.state !== "running") host.guest = undefined;
-      return commit(host, { journalRemoved: decision.migration });
+      commit(host, { journalRemoved: decision.migration });
+      return;
     case "resume":
     case "boot":
       // The machines' own: a migration that is under way runs the domain itself.
       if (host.daemon!.machines.some(isBusy)) return;
-      return run(draft, host, domain!);
+      run(draft, host, domain!);
+      return;
     case "fence":
-      return fence(draft, host, decision);
+      fence(draft, host, decision);
+      return;
   }
 }
 
@@ -191,6 +196,8 @@ export function adopt(draft: Draft, name: HostName): boolean {
   };
   const base = host.journal.domain ?? domainRecord({ owner: name, blockCount: newest.length });
   const raised = draft.parts.daemon.adoptsWithoutRaising ? base.generation : generation;
+  // The metadata would refuse the other owner of a known generation.
+  if (raised !== generation) host.journal = { ...host.journal, domain: undefined };
   own(
     draft,
     host,
@@ -211,7 +218,11 @@ export function learn(draft: Draft, name: HostName, from: HostName): boolean {
 }
 
 /** Its vbds are kept aside: nothing that it wrote is deleted, and nothing of it is sent to anybody. */
-function fence(draft: Draft, host: Host, { owner, generation }: { owner: string; generation: number }): void {
+function fence(
+  _draft: Draft,
+  host: Host,
+  { owner, generation }: { owner: string; generation: number },
+): void {
   forsake(host);
   host.daemon!.exported = undefined;
   host.guest = undefined;

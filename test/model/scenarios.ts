@@ -1,7 +1,7 @@
 /** Worlds to begin with, and how much may go wrong in each. */
 
 import * as destination from "../../protocol/destination.ts";
-import { decide } from "../../protocol/recovery.ts";
+import { decide, isAbout } from "../../protocol/recovery.ts";
 import * as source from "../../protocol/source.ts";
 import { domainRecord } from "./domain.ts";
 import type { Hop } from "./moves.ts";
@@ -16,7 +16,7 @@ export type Scenario = {
   faultsMax: number;
 };
 
-export const realParts: Parts = { source, destination, decide, daemon: {} };
+export const realParts: Parts = { source, destination, decide, isAbout, daemon: {} };
 
 const NONE: Faults = {
   crashes: 0,
@@ -38,6 +38,17 @@ export function scenario(
   const hosts = hops.some(({ from, to }) => from === "C" || to === "C") ? 3 : 2;
   return { name, hosts, blocks, plan: hops, faults: { ...NONE, ...faults }, faultsMax };
 }
+
+/** The default run. What is written beside each is what it costs on one quiet core. */
+export const scenarios: readonly Scenario[] = [
+  scenario("trouble-free", ["AB"], { faultsMax: 0, blocks: 2, writes: 2 }),
+  scenario("links and daemons", ["AB"], { faultsMax: 2, crashes: 2, losses: 2, cancels: 1, writes: 1 }),
+  scenario("power and recover", ["AB"], { faultsMax: 3, powers: 1, losses: 1, recovers: 1 }),
+  scenario("adopt", ["AB"], { faultsMax: 3, crashes: 1, losses: 1, powers: 1, adopts: 1, recovers: 1 }),
+  scenario("onwards", ["AB", "BC"], { faultsMax: 1, crashes: 1, losses: 1, cancels: 1, recovers: 1 }),
+  scenario("elsewhere", ["AB", "AC"], { faultsMax: 2, crashes: 1, losses: 1, cancels: 1, recovers: 1 }),
+  scenario("there and back", ["AB", "BA"], { faultsMax: 1, crashes: 1, losses: 1, powers: 1, writes: 1 }),
+];
 
 export function worldOf({ hosts, blocks, faults, faultsMax }: Scenario): World {
   const names = (["A", "B", "C"] as const).slice(0, hosts);

@@ -41,7 +41,8 @@ export function performSource(
       const vbds = isTrusted
         ? [{ written: bitmapOf(written, blockCount) }]
         : [{ written: bitmapOf(-1, blockCount), untrusted: "its host lost power" }];
-      return later({ type: "tracking", attempt, atMs: 0, vbds });
+      later({ type: "tracking", attempt, atMs: 0, vbds });
+      return;
     }
     case "stop-tracking":
       daemon.rounds = undefined;
@@ -49,7 +50,8 @@ export function performSource(
     case "collect-dirty": {
       const blocks = [bitmapOf(daemon.rounds ?? 0, blockCount)];
       daemon.rounds = 0;
-      return later({ type: "dirty", attempt: effect.attempt, atMs: 0, blocks });
+      later({ type: "dirty", attempt: effect.attempt, atMs: 0, blocks });
+      return;
     }
     case "scan-allocated":
     case "compare-digests":
@@ -70,7 +72,8 @@ export function performSource(
         throw new EffectFailure("HYPERVISOR");
       host.guest = { ...host.guest, state: "suspended" };
       later({ type: "domain-frozen", attempt });
-      return later({ type: "memory-ended", attempt, memoryBytes: host.guest.memory });
+      later({ type: "memory-ended", attempt, memoryBytes: host.guest.memory });
+      return;
     }
     case "fence": {
       const { attempt } = effect;
@@ -78,7 +81,8 @@ export function performSource(
       const dirty = [bitmapOf(daemon.rounds ?? 0, blockCount)];
       daemon.rounds = 0;
       machine.written = host.tracker.isTrusted ? host.tracker.written : -1;
-      return later({ type: "fenced", attempt, dirty, written: [bitmapOf(machine.written, blockCount)] });
+      later({ type: "fenced", attempt, dirty, written: [bitmapOf(machine.written, blockCount)] });
+      return;
     }
     case "thaw-domain":
       if (machine.stream !== undefined) unfreeze(host);
@@ -88,17 +92,21 @@ export function performSource(
       unfreeze(host);
       return;
     case "persist":
-      return persistSource(host, machine, effect.record);
+      persistSource(host, machine, effect.record);
+      return;
     case "forget":
-      return commit(host, { journalRemoved: machine.migration });
+      commit(host, { journalRemoved: machine.migration });
+      return;
     case "keep-replica": {
       daemon.exported = undefined;
       const { generation } = effect;
       const replica = { domain: "d", host: name, generation, updatedAt: 0, state: "whole" } as const;
-      return commit(host, { replicas: [replica] });
+      commit(host, { replicas: [replica] });
+      return;
     }
     case "drop-link":
-      return endSession(draft, "source", machine.migration);
+      endSession(draft, "source", machine.migration);
+      return;
   }
 }
 

@@ -177,11 +177,11 @@ export type Parts = {
   source: Pick<typeof import("../../protocol/source.ts"), "start" | "step" | "restore">;
   destination: Pick<typeof import("../../protocol/destination.ts"), "step" | "restore">;
   decide: typeof import("../../protocol/recovery.ts").decide;
+  isAbout: typeof import("../../protocol/recovery.ts").isAbout;
   /** What the hosts around the machines do wrong. */
   daemon: {
     exportsWithoutLooking?: boolean;
     adoptsWithoutRaising?: boolean;
-    takesBackBeforeRenounced?: boolean;
     neverFences?: boolean;
     storesLateBlocks?: boolean;
   };
