@@ -70,11 +70,18 @@ async function runAll(
   const results: CaseResult[] = [];
   const startedAt = performance.now();
   const status = new StatusLine(process.stderr);
+  let starting: Promise<unknown> = Promise.resolve();
+  // One after the other: daemons that all start at once on a small machine keep each other from answering in time.
+  const startStage = (): Promise<Stage> => {
+    const turn = starting.then(() => Stage.start());
+    starting = turn.catch(() => undefined);
+    return turn;
+  };
   const work = async (): Promise<void> => {
     let stage: Stage | undefined;
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
       const [index, faultCase] = next;
-      stage ??= await Stage.start();
+      stage ??= await startStage();
       const result = await runCase(stage, faultCase, { name: `d${index}`, seed: seed + index });
       results.push(result);
       if (json) process.stdout.write(`${JSON.stringify(result)}\n`);
