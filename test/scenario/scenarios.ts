@@ -32,6 +32,7 @@ const CALM: Partial<Options> = {
   hypervisorRefusesPercent: 0,
   journalFailingPercent: 0,
   flushFailingPercent: 0,
+  memoryDelayMsMax: 0,
   calmAtMs: 1000,
 };
 

@@ -122,6 +122,8 @@ const source: readonly Mutant[] = [
     find: `      trip.sender.add(event.dirty);
 `,
     replace: "",
+    survives:
+      "rarer than so many seeds: a write, a fence and a lost link in one instant; source.test.ts says it",
   },
   {
     name: "the open generation's writes are not sent on the bitmaps rung",
@@ -148,6 +150,7 @@ const source: readonly Mutant[] = [
     file: "protocol/block-sender.ts",
     find: `this.#onTheWay[vbd]!.next(run.start) ?? run.start + run.count`,
     replace: `run.start + run.count`,
+    survives: "rarer than so many seeds: two copies, a slow disk, one order; block-sender.test.ts says it",
   },
 ];
 
@@ -197,12 +200,14 @@ const destination: readonly Mutant[] = [
     file: "protocol/destination.ts",
     find: `next.link === "up" ? effects : []`,
     replace: `effects`,
+    survives: "the driver lets a machine speak on a session only from its first message on",
   },
   {
     name: "memory that was asked for twice is made ready twice",
     file: "protocol/destination.ts",
     find: `  if (memory?.attempt === attempt) {`,
     replace: `  if (memory?.attempt === -1) {`,
+    survives: "the driver drops the answer of memory that was discarded",
   },
   {
     name: "a pull overtakes `resumed`",
@@ -216,6 +221,7 @@ const destination: readonly Mutant[] = [
     file: "protocol/destination-postcopy.ts",
     find: `return [{ ...state, isNothingMissing: true }, []];`,
     replace: `return [state, []];`,
+    survives: "the next report of what is missing says so too, a session later at worst",
   },
   {
     name: "a flush that failed is not tried again",
@@ -250,8 +256,10 @@ const stores: readonly Mutant[] = [
   {
     name: "a write is not marked in the round",
     file: "storage/tracked-block-store.ts",
-    find: `if (this.#round !== undefined && count > 0) this.#round.addRange(start, count);`,
-    replace: "void start;",
+    find: `    if (this.#round === undefined || count === 0) return;
+`,
+    replace: `    if (this.#round === undefined || count >= 0) return;
+`,
   },
   {
     name: "a write is marked before it lands",

@@ -11,6 +11,8 @@ export type NetworkFaults = {
   /** Of a thousand messages, how many break their session. */
   breakingPerMille: () => number;
   latencyMsMax: number;
+  /** How much later a message of the memory stream may come: it has a connection of its own. */
+  memoryDelayMsMax: number;
   /** How long a side may take to find out. */
   noticeMsMax: number;
   /** Added to a message's latency now: a stalled link. */
@@ -65,8 +67,10 @@ export class SessionEnd<Out, In> {
       this.break();
       return;
     }
-    const { latencyMsMax, stallMs } = this.#faults;
-    const wanted = clock.now + prng.between(1, latencyMsMax) + stallMs();
+    const { latencyMsMax, memoryDelayMsMax, stallMs } = this.#faults;
+    const isSlow = stream === "memory" && memoryDelayMsMax > 0;
+    const delayMs = isSlow ? prng.between(0, memoryDelayMsMax) : 0;
+    const wanted = clock.now + prng.between(1, latencyMsMax) + delayMs + stallMs();
     const at = Math.max(this.#lastArrivalMs[stream], wanted);
     this.#lastArrivalMs[stream] = at;
     const peer = this.#peer!;

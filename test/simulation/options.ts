@@ -37,6 +37,7 @@ export type Options = {
   /** How long an answer of the daemon's own parts may be on its way to the machine. */
   answerMsMax: number;
   network: { latencyMsMax: number; noticeMsMax: number; breakingPerMille: number; stallPercent: number };
+  memoryDelayMsMax: number;
   /** Mean time between faults of a kind, in ms; undefined: none of them. */
   every: {
     idleBreakMs: number | undefined;
@@ -55,7 +56,8 @@ export type Options = {
   hypervisorRefusesPercent: number;
 };
 
-export function drawOptions(prng: Prng): Options {
+/** `late`: for what was added since, so that the seeds of before keep their worlds where it draws nothing. */
+export function drawOptions(prng: Prng, late: Prng): Options {
   const sometimes = (percent: number, min: number, max: number): number =>
     prng.chance(percent) ? prng.between(min, max) : 0;
   const mean = (percent: number, min: number, max: number): number | undefined =>
@@ -115,5 +117,6 @@ export function drawOptions(prng: Prng): Options {
     hypervisorRefusesPercent: isCalm ? 0 : sometimes(15, 5, 40),
     journalFailingPercent: isCalm ? 0 : sometimes(15, 2, 30),
     flushFailingPercent: isCalm ? 0 : sometimes(10, 20, 70),
+    memoryDelayMsMax: late.chance(20) ? late.between(20, 300) : 0,
   };
 }

@@ -78,7 +78,7 @@ export class World {
     this.seed = seed;
     this.#isVerbose = verbose;
     this.#prng = new Prng(seed);
-    const options = { ...drawOptions(this.#prng), ...fixed };
+    const options = { ...drawOptions(this.#prng, new Prng(~seed)), ...fixed };
     this.options = options;
     const tokens = options.sizes.map((sizeBytes) => initialTokens(this.#prng, sizeBytes));
     this.#model = new ContentModel(tokens);
@@ -98,6 +98,7 @@ export class World {
     });
     this.#networkFaults = {
       ...options.network,
+      memoryDelayMsMax: options.memoryDelayMsMax,
       breakingPerMille: () => (this.#isCalm ? 0 : options.network.breakingPerMille),
       stallMs: () => Math.max(0, this.#stalledUntilMs - this.#clock.now),
     };
