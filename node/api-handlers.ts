@@ -12,14 +12,14 @@ import type {
   DomainRowState,
   HistoryRow,
   HopReport,
-  HostRow,
   PlanRow,
   Progress,
   ReplicaRow,
 } from "./control/api.ts";
 import type { DataService, DomainLook, Probe } from "./data/data-service.ts";
 import { NodeError } from "./errors.ts";
-import { type MembershipApiParts, membershipHandlers, memberRows } from "./membership/api.ts";
+import type { Log } from "./log.ts";
+import { checkTarget, type MembershipApiParts, memberRows, membershipHandlers } from "./membership/api.ts";
 import type { Peers } from "./peers/peers.ts";
 import { conflictOf, placedReplicas, placedState } from "./placement/rows.ts";
 import { VERSION } from "./version.ts";
@@ -32,6 +32,7 @@ export type HandlerParts = MembershipApiParts & {
   startedAtMs: number;
   metadata: Metadata;
   peers: Peers;
+  log: Log;
   /** The data process; replaced when it was restarted. */
   data(): Pick<DataService, keyof DataService>;
   addresses(): readonly string[];
@@ -42,7 +43,7 @@ export type HandlerParts = MembershipApiParts & {
 };
 
 export function apiHandlers(parts: HandlerParts): ApiHandlers {
-  const { metadata, peers, self, hostName } = parts;
+  const { metadata, self, hostName } = parts;
   const done = (record: DomainRecord, state: DomainRowState) => ({
     domain: record.id,
     name: record.name,
@@ -74,7 +75,7 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
     plan: async ({ domain }) => plan(parts, await here(parts, domain)),
     migrate: async ({ domain, to, options }, { emit, signal }) => {
       const id = await here(parts, domain);
-      const host = to === hostName || to === self ? { host: self, hostName } : peers.find(to);
+      const host = targetOf(parts, to);
       const stopListening = parts.onProgress(id, emit);
       signal.addEventListener("abort", stopListening, { once: true });
       try {
@@ -101,6 +102,16 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       return { stopping: true };
     },
   };
+}
+
+/** Throws HOST_UNKNOWN, HOST_AMBIGUOUS, HOST_DEAD. Whoever may be dead is tried: the migration waits, or aborts. */
+function targetOf(parts: HandlerParts, to: string): { host: string; hostName: string } {
+  const { self, hostName, peers, log } = parts;
+  if (to === hostName || to === self) return { host: self, hostName };
+  const peer = peers.find(to);
+  if (checkTarget(parts, peer))
+    log.warn("the destination may be dead", { to: peer.host, name: peer.hostName });
+  return peer;
 }
 
 /** The id of a domain that lives here. Throws DOMAIN_UNKNOWN, DOMAIN_ELSEWHERE with the host's name. */
@@ -158,7 +169,7 @@ async function rowOf(
   record: DomainRecord,
   seen: DomainLook | undefined,
 ): Promise<DomainRow> {
-  const { self, hostName, peers, metadata } = parts;
+  const { self, hostName, peers } = parts;
   const isMine = record.owner === self;
   const view = parts.placements.view(record.id);
   const placement = isMine ? undefined : view?.claim;
@@ -167,7 +178,9 @@ async function rowOf(
   return {
     id: record.id,
     name: record.name,
-    state: isMine ? ownState(record, seen) : awayState(seen, isPlaced ? placedState(parts, placement) : undefined),
+    state: isMine
+      ? ownState(record, seen)
+      : awayState(seen, isPlaced ? placedState(parts, placement) : undefined),
     host,
     hostName: isMine ? hostName : peers.nameOf(host),
     generation: isPlaced ? placement.generation : record.generation,

@@ -144,6 +144,18 @@ const Migration = z.strictObject({
   reconnectDelayMs: DelayRange.prefault({}),
 });
 
+const Membership = z.strictObject({
+  timings: option(z.enum(["lan", "wan"]).default("lan"), {
+    description: "how patient this host is with others: lan or wan",
+    reason: "as memberlist: a second for each probe; hosts that are far apart take five",
+  }),
+  placementExchangeMs: option(Milliseconds.default(30_000), {
+    description: "how often what is known of the domains is compared with a host at random, milliseconds",
+    reason:
+      "changes are told at once; this repairs what a host missed, and costs 12 octets where nothing differs",
+  }),
+});
+
 const Wasm = z.strictObject({
   memoryMaxBytes: option(Size.default(1 << 30), {
     description: "most memory that one WebAssembly domain may be given",
@@ -185,6 +197,7 @@ export const NodeConfigSchema = z
       reason: "a host alone is a host, too",
       placeholder: "json",
     }),
+    membership: Membership.prefault({}),
     migration: Migration.prefault({}),
     wasm: Wasm.prefault({}),
     faults: option(z.boolean().default(false), {

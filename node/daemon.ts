@@ -7,10 +7,12 @@
 import { mkdirSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import { PROTOCOL_VERSION } from "../protocol/limits.ts";
+import type { HostDescription } from "../protocol/membership/messages.ts";
 import { LevelMetadata } from "../storage/metadata.ts";
 import { apiHandlers } from "./api-handlers.ts";
 import { systemClock } from "./clock.ts";
 import { HostCluster } from "./cluster/host-cluster.ts";
+import { reachable } from "./cluster/reachable.ts";
 import type { NodeConfig } from "./config.ts";
 import type { Progress } from "./control/api.ts";
 import { ControlServer } from "./control/server.ts";
@@ -18,14 +20,13 @@ import { DataProcess } from "./data/data-process.ts";
 import { keyFile } from "./data-folder.ts";
 import { hostPaths } from "./domains/host-paths.ts";
 import { nodeErrorOf } from "./errors.ts";
+import { HostGossip } from "./gossip.ts";
 import { type Identity, loadOrCreateIdentity } from "./identity.ts";
 import { listenMultiaddr } from "./listen.ts";
 import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
 import type { KeyRing } from "./network/key-ring.ts";
 import { Libp2pNetwork } from "./network/libp2p-network.ts";
 import { answerQuestions, type HostFacts } from "./peers/host-questions.ts";
-import { Peers } from "./peers/peers.ts";
-import { Placements } from "./peers/placements.ts";
 import { VERSION } from "./version.ts";
 
 /** Resolves when the daemon has stopped: by a signal, or because it was asked to. */
@@ -45,8 +46,20 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   const hostParts = { dataDir: config.dataDir, hostName: config.name };
   const cluster = await HostCluster.load({ ...hostParts, identity, clock, log, statics });
   const network = controlNetwork(config, { privateKey, log, keys: cluster.keys });
-  const peers = new Peers({ network, metadata, clock, log }, config.peers);
-  const placements = new Placements({ self: hostId, hostName: config.name, metadata, peers, clock });
+  const freeBytes = async (): Promise<number> => {
+    const { bavail, bsize } = await statfs(config.dataDir);
+    return bavail * bsize;
+  };
+  const domainCount = async (): Promise<number> =>
+    (await metadata.domains.list()).filter(({ owner }) => owner === hostId).length;
+  const describe = async (): Promise<HostDescription> => ({
+    name: config.name,
+    addresses: reachable(network.addresses()),
+    freeBytes: await freeBytes(),
+    domainCount: await domainCount(),
+  });
+  const gossip = new HostGossip({ identity, network, metadata, clock, log, describe }, config);
+  const { peers, placements, membership } = gossip;
   const watchers = new ProgressWatchers();
   const stopped = Promise.withResolvers<void>();
   const data = new DataProcess(
@@ -56,24 +69,22 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     },
     {
       config,
-      onChanged: (domain) =>
-        void placements.update(domain).catch((error) => log.error("placement", { error })),
+      onChanged: (domain) => {
+        placements.update(domain).catch((error) => log.error("placement", { domain, error }));
+        void membership.announce();
+      },
       onProgress: (domain, progress) => watchers.tell(domain, progress),
       onFailure: (error) => stopped.reject(error),
     },
   );
 
-  const freeBytes = async (): Promise<number> => {
-    const { bavail, bsize } = await statfs(config.dataDir);
-    return bavail * bsize;
-  };
   const facts = async (): Promise<HostFacts> => ({
     host: hostId,
     hostName: config.name,
     version: VERSION,
     protocolVersion: PROTOCOL_VERSION,
     dataAddresses: [...data.addresses()],
-    domains: (await metadata.domains.list()).filter(({ owner }) => owner === hostId).length,
+    domains: await domainCount(),
     freeBytes: await freeBytes(),
   });
   const api = new ControlServer(
@@ -84,10 +95,10 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
         cluster,
         startedAtMs: clock.wallMs(),
         metadata,
-        peers,
+        ...{ peers, membership, placements },
         data: () => data.service(),
         addresses: () => network.addresses(),
-        freeBytes,
+        ...{ freeBytes, domainCount, log },
         onProgress: (domain, listener) => watchers.add(domain, listener),
         stop: () => stopped.resolve(),
       }),
@@ -104,20 +115,18 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   try {
     await data.start();
     running.push(data);
+    await gossip.serve();
     await cluster.attach({ network, peers, data });
     running.push(cluster);
     await network.start();
     running.push(network);
     await answerQuestions(network, {
       facts,
-      placements: () => placements.all(),
-      announce: (peer, news) => peers.learn(peer, news),
       probe: (peer, domain, generation) => data.service().probe(domain, generation, peer),
     });
-    await placements.updateAll();
     await cluster.announce();
-    peers.start();
-    running.push(peers);
+    running.push(gossip);
+    await gossip.start();
     await api.start();
     running.push(api);
     log.info("daemon is up", { hostId, control: network.addresses(), data: data.addresses() });

@@ -105,6 +105,13 @@ const DOMAINS_AND_HOSTS = {
     ({ query }) => `no host is called "${query}"`,
     () => "`sojourn hosts` shows those that are known; the configuration's `peers` adds one",
   ),
+  HOST_DEAD: entry<{ host: string; status: string; seconds: number }>(
+    1,
+    "The host is believed dead, or has left: nothing is sent to it.",
+    ({ host, status, seconds }) =>
+      `${host} ${status === "left" ? "left the cluster" : "is dead"}, as this host has believed for ${seconds} s`,
+    ({ host }) => `bring ${host} up, or choose another host: \`sojourn members\` shows who is alive`,
+  ),
   HOST_AMBIGUOUS: entry<{ query: string; matches: readonly string[] }>(
     1,
     "A name or an id's beginning fits several hosts.",

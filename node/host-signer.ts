@@ -5,10 +5,10 @@ import type { Ed25519PrivateKey } from "@libp2p/interface";
 
 export type HostSigner = (octets: Uint8Array) => Uint8Array;
 
-/** `purpose` goes in front of what is signed, so that no signature is taken for one of another purpose. */
-export function hostSigner(privateKey: Ed25519PrivateKey, purpose: string): HostSigner {
+/** `purpose` goes in front of what is signed and does not say itself what it is for. */
+export function hostSigner(privateKey: Ed25519PrivateKey, purpose?: string): HostSigner {
   const key = keyObjectOf(privateKey);
-  const prefix = prefixOf(purpose);
+  const prefix = purpose === undefined ? Buffer.alloc(0) : prefixOf(purpose);
   return (octets) => new Uint8Array(sign(null, Buffer.concat([prefix, octets]), key));
 }
 

@@ -15,8 +15,10 @@ import { addHosts } from "./hosts.ts";
 import { addInit } from "./init.ts";
 import { addInvite } from "./invite.ts";
 import { addJoin } from "./join.ts";
+import { addLeave } from "./leave.ts";
 import { addLifecycle } from "./lifecycle.ts";
 import { addList } from "./list.ts";
+import { addMembers } from "./members.ts";
 import { addMigrate } from "./migrate.ts";
 import { addNbdServe } from "./nbd-serve.ts";
 import { describeFailure, printFailure } from "./output.ts";
@@ -27,6 +29,7 @@ import { addRotateSecret } from "./rotate-secret.ts";
 import { addShow } from "./show.ts";
 import { addUp, loadConfigFlags } from "./up.ts";
 import { addVerify } from "./verify.ts";
+import { addWatch } from "./watch.ts";
 
 /** `args` without the executable's own. Sets `process.exitCode`; never throws. */
 export async function runCli(args: readonly string[]): Promise<void> {
@@ -74,6 +77,9 @@ function buildProgram(configFlags: readonly Option[]): Command {
   addHistory(program);
   addVerify(program);
   addHosts(program);
+  addMembers(program);
+  addWatch(program);
+  addLeave(program);
   addNbdServe(program);
   return program;
 }

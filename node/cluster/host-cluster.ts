@@ -69,7 +69,7 @@ export class HostCluster {
 
   /** Before the network starts. */
   async attach(attached: Attached): Promise<void> {
-    const { network, peers } = attached;
+    const { network } = attached;
     const { log } = this.#parts;
     const { cluster, keys } = this;
     this.#attached = attached;
@@ -77,9 +77,6 @@ export class HostCluster {
     cluster.onChange(() => {
       this.#act();
       this.#renewal ??= setTimeout(() => this.#renewSoon(), RENEW_DELAY_MS).unref();
-    });
-    network.onConnection(({ direction, peer }) => {
-      if (direction === "inbound") peers.noteSeen(peer);
     });
     this.#gossip = new ClusterGossip({ cluster, keys, network, log });
     await this.#gossip.start();

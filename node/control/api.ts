@@ -29,7 +29,8 @@ export type HostRow = {
   host: string;
   hostName: string;
   self: boolean;
-  state: "alive" | "suspect" | "dead" | "unknown";
+  /** As membership has it; `unknown`: a host of the list that was never heard of. */
+  state: "alive" | "suspect" | "dead" | "left" | "unknown";
   addresses: readonly string[];
   domains?: number;
   freeBytes?: number;
@@ -38,6 +39,32 @@ export type HostRow = {
   seenBy: string;
   ageSeconds: number;
 };
+
+export type MemberRow = HostRow & {
+  /** Since when it is believed to be in its state. */
+  stateSeconds?: number;
+  /** Rises whenever the host has something new to say of itself. */
+  incarnation?: number;
+  /** Names of those who say that it is suspect or dead. */
+  accusers?: readonly string[];
+};
+
+/** Something became known to the host that is watched. */
+export type WatchEvent =
+  | { kind: "member"; at: string; host: string; hostName: string; from?: string; to?: string }
+  | {
+      kind: "domain";
+      at: string;
+      domain: string;
+      name?: string;
+      /** Absent when the domain is gone. */
+      host?: string;
+      hostName?: string;
+      generation?: Generation;
+      state?: DomainRowState;
+      /** Names of others who claim it, too. */
+      conflict?: readonly string[];
+    };
 
 /**
  * `sizeBytes` alone: a new, empty vbd. `path`: this file or device becomes the vbd, in place. `image`: a new
@@ -69,6 +96,8 @@ export type ReplicaSummary = {
   generation: Generation;
   /** What a migration to that host would have to send now. */
   dirtyBlocks?: number;
+  /** Since the domain's host last knew this of the replica. */
+  ageSeconds?: number;
 };
 
 export type Progress = {
@@ -99,6 +128,9 @@ export type DomainRow = {
   vbds: readonly { name: string; sizeBytes: number }[];
   replicas: readonly ReplicaSummary[];
   migration?: MigrationSummary;
+  /** Others who claim the domain: only `recover` settles that, and nobody's data is touched before. */
+  conflict?: readonly { host: string; hostName: string; generation: Generation }[];
+  /** Who said so, and how long ago. */
   seenBy: string;
   ageSeconds: number;
 };
@@ -202,6 +234,11 @@ type Done = { domain: string; name: string; state: DomainRowState };
 export type Api = {
   info: { params: NoParams; result: HostInfo };
   hosts: { params: NoParams; result: readonly HostRow[] };
+  members: { params: NoParams; result: readonly MemberRow[] };
+  /** Ends when its caller leaves. */
+  watch: { params: NoParams; result: { ended: true }; events: WatchEvent };
+  /** Says farewell to the cluster and ends the daemon; domains go on where they are. */
+  leave: { params: NoParams; result: { host: string; hostName: string; domains: number } };
   invite: { params: { expiresMs?: number; uses?: number }; result: Invitation };
   join: { params: { token: string }; result: Joined };
   revoke: {

@@ -105,6 +105,9 @@ const rotateSecret = z.strictObject({
 export const apiParams: { readonly [M in ApiMethod]: z.ZodType<Api[M]["params"]> } = {
   info: noParams,
   hosts: noParams,
+  members: noParams,
+  watch: noParams,
+  leave: noParams,
   invite,
   join: z.strictObject({ token: z.string().min(1).max(8192) }),
   revoke,

@@ -1,18 +1,17 @@
 /**
  * Questions between hosts on the control connection: one JSON request and one JSON answer per channel, both
- * bounded. Advice only (who is where, what would fit): nothing that gives a host the right to run a domain.
+ * bounded. Advice only (what would fit, where bulk bytes go): nothing that gives a host the right to run a domain.
  */
 
 import { z } from "zod";
 import { HOSTS_PROTOCOL, NAME_LENGTH_MAX, PROTOCOL_VERSION, VBDS_MAX } from "../../protocol/limits.ts";
 import type { DomainDescription } from "../../protocol/messages.ts";
-import { PlacementRecord } from "../../storage/records.ts";
 import type { Probe } from "../data/data-service.ts";
 import { NodeError } from "../errors.ts";
-import type { Channel, Connection, Network } from "../network/network.ts";
+import type { Links } from "../membership/links.ts";
+import type { Channel, Network } from "../network/network.ts";
 
 const ID = z.string().min(1).max(256);
-const PLACEMENTS_MAX = 4096;
 
 const Description = z.strictObject({
   id: ID,
@@ -38,8 +37,6 @@ export type HostFacts = z.infer<typeof HostFacts>;
 
 const Question = z.discriminatedUnion("ask", [
   z.strictObject({ ask: z.literal("facts") }),
-  z.strictObject({ ask: z.literal("placements") }),
-  z.strictObject({ ask: z.literal("announce"), placements: z.array(PlacementRecord).max(PLACEMENTS_MAX) }),
   z.strictObject({ ask: z.literal("probe"), domain: Description, generation: z.int().min(0) }),
 ]);
 export type Question = z.infer<typeof Question>;
@@ -63,8 +60,6 @@ const Answer = z.strictObject({ answer: z.unknown() }).or(z.strictObject({ error
 
 export type HostAnswers = {
   facts(): Promise<HostFacts>;
-  placements(): Promise<PlacementRecord[]>;
-  announce(peer: string, placements: readonly PlacementRecord[]): Promise<void>;
   probe(peer: string, domain: DomainDescription, generation: number): Promise<Probe>;
 };
 
@@ -84,11 +79,6 @@ async function reply(peer: string, frame: Uint8Array, answers: HostAnswers): Pro
     switch (question.ask) {
       case "facts":
         return { answer: await answers.facts() };
-      case "placements":
-        return { answer: await answers.placements() };
-      case "announce":
-        await answers.announce(peer, question.placements);
-        return { answer: null };
       case "probe":
         return { answer: await answers.probe(peer, question.domain, question.generation) };
     }
@@ -97,18 +87,14 @@ async function reply(peer: string, frame: Uint8Array, answers: HostAnswers): Pro
   }
 }
 
-/** One peer, asked over a connection that is kept while it works. */
+/** One peer, asked over the control connection that it shares with gossip. */
 export class HostAsker {
   readonly host: string;
-  /** To be tried in this order, each with the host's id; others may come at any time. */
-  addresses: readonly string[];
-  readonly #network: Network;
-  #connection: Promise<Connection> | undefined;
+  readonly #links: Links;
 
-  constructor(network: Network, { host, addresses }: { host: string; addresses: readonly string[] }) {
-    this.#network = network;
+  constructor(links: Links, host: string) {
+    this.#links = links;
     this.host = host;
-    this.addresses = addresses;
   }
 
   async facts(signal: AbortSignal): Promise<HostFacts> {
@@ -124,32 +110,13 @@ export class HostAsker {
     return facts;
   }
 
-  async placements(signal: AbortSignal): Promise<PlacementRecord[]> {
-    const answer = await this.#ask({ ask: "placements" }, signal);
-    return z.array(PlacementRecord).max(PLACEMENTS_MAX).parse(answer);
-  }
-
-  async announce(placements: PlacementRecord[], signal: AbortSignal): Promise<void> {
-    await this.#ask({ ask: "announce", placements }, signal);
-  }
-
   async probe(domain: DomainDescription, generation: number, signal: AbortSignal): Promise<Probe> {
     const copy = { ...domain, vbds: domain.vbds.map((vbd) => ({ ...vbd })) };
     return ProbeAnswer.parse(await this.#ask({ ask: "probe", domain: copy, generation }, signal));
   }
 
-  /** Round trip of the connection, milliseconds. */
-  async ping(signal: AbortSignal): Promise<number> {
-    return (await this.#connect(signal)).ping(signal);
-  }
-
-  async close(): Promise<void> {
-    const connection = await this.#connection?.catch(() => undefined);
-    await connection?.close();
-  }
-
   async #ask(question: Question, signal: AbortSignal): Promise<unknown> {
-    const connection = await this.#connect(signal);
+    const connection = await this.#links.connect(this.host, HOSTS_PROTOCOL, signal);
     const channel = await connection.open(HOSTS_PROTOCOL, signal);
     try {
       await channel.send(encode(question), signal);
@@ -159,39 +126,6 @@ export class HostAsker {
     } finally {
       await channel.close(signal).catch(() => undefined);
     }
-  }
-
-  #connect(signal: AbortSignal): Promise<Connection> {
-    this.#connection ??= this.#dialAny(signal).then(
-      (connection) => {
-        connection.onClose(() => {
-          this.#connection = undefined;
-        });
-        return connection;
-      },
-      (error) => {
-        this.#connection = undefined;
-        throw error;
-      },
-    );
-    return this.#connection;
-  }
-
-  /** A host that cannot be dialled, behind a NAT for instance, is asked over a connection that it has dialled. */
-  async #dialAny(signal: AbortSignal): Promise<Connection> {
-    let failure: unknown = new Error("no address of it is known");
-    for (const address of this.addresses) {
-      try {
-        return await this.#network.dial(address, signal);
-      } catch (error) {
-        failure = error;
-      }
-    }
-    const inbound = this.#network
-      .connections()
-      .find(({ peer, direction }) => peer === this.host && direction === "inbound");
-    if (inbound !== undefined) return inbound;
-    throw failure;
   }
 }
 

@@ -26,6 +26,7 @@ const EXAMPLES: { [Code in NodeErrorCode]: NodeErrorFacts<Code> } = {
   NOT_OWNER: { domain: "web", owner: "bravo", generation: 41 },
   OWNERSHIP_UNCERTAIN: { domain: "web", reason: "repaired" },
   HOST_UNKNOWN: { query: "charlie" },
+  HOST_DEAD: { host: "beta", status: "dead", seconds: 12 },
   HOST_AMBIGUOUS: { query: "12D3", matches: ["12D3a", "12D3b"] },
   MIGRATION_UNKNOWN: { migration: "m-77" },
   MIGRATION_BUSY: { domain: "web", migration: "m-77" },

@@ -112,11 +112,11 @@ test("a stored record that cannot be read is an error with its key, and the othe
   const flipped = keyOf("domain", "flipped");
   const value = (await store.get(flipped))!;
   value[20]! ^= 1;
-  const moved = (await store.get(keyOf("placement", "moved")))!;
+  const moved = (await store.get(keyOf("placement", "moved", "host-a")))!;
   await store.write(
     [
       { type: "put", key: flipped, value },
-      { type: "put", key: keyOf("placement", "elsewhere"), value: moved },
+      { type: "put", key: keyOf("placement", "elsewhere", "host-a"), value: moved },
     ],
     { sync: true },
   );
@@ -130,7 +130,7 @@ test("a stored record that cannot be read is an error with its key, and the othe
   expect((await again.verify()).map(({ key }) => key)).toEqual([
     "domain/flipped",
     // A record under another's key is not that other's record.
-    "placement/elsewhere",
+    "placement/elsewhere/host-a",
   ]);
   await again.close();
 });

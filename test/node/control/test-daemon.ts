@@ -19,6 +19,9 @@ export type TestDaemon = AsyncDisposable & {
 const METHODS: { [M in ApiMethod]: true } = {
   info: true,
   hosts: true,
+  members: true,
+  watch: true,
+  leave: true,
   invite: true,
   join: true,
   revoke: true,
