@@ -5,6 +5,7 @@
  */
 
 import type { Log } from "../log.ts";
+import { NetworkError } from "../network/errors.ts";
 import type { Channel, Network } from "../network/network.ts";
 import type { Links } from "./links.ts";
 
@@ -53,7 +54,10 @@ export class PeerChannels {
     await this.#parts.network.handle(this.#options.protocol, async (channel) => {
       if (!this.#options.isMember(channel.peer)) throw new Error("not a member");
       this.#adopt(channel);
-      await this.#read(channel);
+      await this.#read(channel).catch((error: unknown) => {
+        // Hosts come and go; only what they say wrong is worth a line.
+        if (!(error instanceof NetworkError) && !this.#stopped.signal.aborted) throw error;
+      });
     });
   }
 
