@@ -22,6 +22,7 @@ import type { Log } from "./log.ts";
 import { checkTarget, type MembershipApiParts, memberRows, membershipHandlers } from "./membership/api.ts";
 import type { Peers } from "./peers/peers.ts";
 import { conflictOf, placedReplicas, placedState } from "./placement/rows.ts";
+import type { Recovery } from "./recovery/recovery.ts";
 import { VERSION } from "./version.ts";
 
 export type HandlerParts = MembershipApiParts & {
@@ -32,6 +33,7 @@ export type HandlerParts = MembershipApiParts & {
   startedAtMs: number;
   metadata: Metadata;
   peers: Peers;
+  recovery: Pick<Recovery, "recover">;
   log: Log;
   /** The data process; replaced when it was restarted. */
   data(): Pick<DataService, keyof DataService>;
@@ -90,6 +92,7 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       }
     },
     cancel: async ({ domain }) => parts.data().cancel(await here(parts, domain)),
+    recover: ({ domain, adopt }) => parts.recovery.recover(domain, adopt === undefined ? {} : { adopt }),
     replicas: ({ domain }) => replicaRows(parts, domain),
     history: ({ domain }) => historyRows(parts, domain),
     verify: async ({ domain }) => parts.data().verify(await here(parts, domain)),
@@ -264,7 +267,8 @@ async function showDomain(parts: HandlerParts, query: string): Promise<DomainDet
     .catch(() => undefined);
   const row = await rowOf(parts, record, seen);
   const vbds = await metadata.vbds.list(record.id);
-  const lastHop = (await metadata.history.list(record.id))[0];
+  const history = await metadata.history.list(record.id);
+  const lastHop = history.find(({ outcome }) => outcome === "completed");
   return {
     ...row,
     hypervisor: record.hypervisor,
@@ -367,13 +371,15 @@ async function historyRows(parts: HandlerParts, query: string): Promise<HistoryR
   if (record === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
   const hops = await metadata.history.list(record.id);
   const rows = hops.map((hop): HistoryRow => {
-    const hopReport = JSON.parse(hop.figures) as HopReport;
+    const facts = JSON.parse(hop.figures) as Record<string, unknown>;
     return {
       generation: hop.generation + 1,
       host: hop.to,
       hostName: hop.to === self ? hostName : peers.nameOf(hop.to),
       startedAt: new Date(hop.endedAt).toISOString(),
-      hop: hopReport,
+      ...(hop.outcome === "completed"
+        ? { hop: facts as HopReport }
+        : { recovered: { outcome: hop.outcome, facts } }),
     };
   });
   return rows.reverse();

@@ -27,6 +27,8 @@ import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
 import type { KeyRing } from "./network/key-ring.ts";
 import { Libp2pNetwork } from "./network/libp2p-network.ts";
 import { answerQuestions, type HostFacts } from "./peers/host-questions.ts";
+import { answerRecovery, RecoveryAsker } from "./recovery/questions.ts";
+import { Recovery } from "./recovery/recovery.ts";
 import { VERSION } from "./version.ts";
 
 /** Resolves when the daemon has stopped: by a signal, or because it was asked to. */
@@ -78,6 +80,18 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     },
   );
 
+  const recovery = new Recovery({
+    ...{ self: hostId, hostName: config.name, metadata, log },
+    asker: new RecoveryAsker(gossip.links),
+    data: () => data.service(),
+    nameOf: (host) => (host === hostId ? config.name : peers.nameOf(host)),
+    claimants: (domain) => {
+      const view = placements.view(domain);
+      return view === undefined ? [] : [view.claim, ...view.others];
+    },
+  });
+  placements.onChange((domain) => recovery.heard(domain));
+
   const facts = async (): Promise<HostFacts> => ({
     host: hostId,
     hostName: config.name,
@@ -95,7 +109,7 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
         cluster,
         startedAtMs: clock.wallMs(),
         metadata,
-        ...{ peers, membership, placements },
+        ...{ peers, membership, placements, recovery },
         data: () => data.service(),
         addresses: () => network.addresses(),
         ...{ freeBytes, domainCount, log },
@@ -125,8 +139,11 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
       probe: (peer, domain, generation) => data.service().probe(domain, generation, peer),
     });
     await cluster.announce();
+    await answerRecovery(network, recovery.answers);
     running.push(gossip);
     await gossip.start();
+    recovery.start();
+    running.push(recovery);
     await api.start();
     running.push(api);
     log.info("daemon is up", { hostId, control: network.addresses(), data: data.addresses() });

@@ -51,6 +51,8 @@ export const DomainRecord = z.strictObject({
   owner: Id,
   state: z.enum(DOMAIN_STATES),
   createdAt: TimeMs,
+  /** Of a guest that was let run again under a higher generation: the one in the names by which it reaches its vbds. */
+  guestGeneration: z.exactOptional(Generation),
 });
 export type DomainRecord = z.infer<typeof DomainRecord>;
 

@@ -23,6 +23,7 @@ import { addMigrate } from "./migrate.ts";
 import { addNbdServe } from "./nbd-serve.ts";
 import { describeFailure, printFailure } from "./output.ts";
 import { addPlan } from "./plan.ts";
+import { addRecover } from "./recover.ts";
 import { addReplicas } from "./replicas.ts";
 import { addRevoke } from "./revoke.ts";
 import { addRotateSecret } from "./rotate-secret.ts";
@@ -73,6 +74,7 @@ function buildProgram(configFlags: readonly Option[]): Command {
   addShow(program);
   addPlan(program);
   addMigrate(program);
+  addRecover(program);
   addReplicas(program);
   addHistory(program);
   addVerify(program);

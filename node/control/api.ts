@@ -212,6 +212,8 @@ export type HistoryRow = {
   endedAt?: string;
   blocksWritten?: number;
   hop?: HopReport;
+  /** It came by `recover` and not by a migration: what happened, and what was recorded of it. */
+  recovered?: { outcome: string; facts: Record<string, unknown> };
 };
 
 /** A full pass of the guest over its own memory and vbds. */
@@ -224,6 +226,22 @@ export type VerifyReport = {
   pagesChecked?: number;
   durationMs: number;
   detail?: Record<string, unknown>;
+};
+
+/** What `recover` found and did. */
+export type RecoverReport = {
+  domain: string;
+  name: string;
+  /** What each end said at first. */
+  found: readonly string[];
+  did: readonly string[];
+  /** The last decision, as `protocol/recovery.ts` names it; `nothing` when there is nothing left to do. */
+  decision: string;
+  /** A host's name, `unknown` or `conflict`. */
+  where: string;
+  advice?: string;
+  /** What `--adopt` would do. */
+  adoption?: { from: string; generation: Generation };
 };
 
 type NoParams = Record<string, never>;
@@ -260,6 +278,10 @@ export type Api = {
     events: Progress;
   };
   cancel: { params: DomainParams; result: { domain: string; name: string; migration: string } };
+  recover: {
+    params: { domain: string; adopt?: { reason: string; user: string } };
+    result: RecoverReport;
+  };
   replicas: { params: { domain?: string }; result: readonly ReplicaRow[] };
   history: { params: DomainParams; result: readonly HistoryRow[] };
   verify: { params: DomainParams; result: VerifyReport };

@@ -121,6 +121,12 @@ export const apiParams: { readonly [M in ApiMethod]: z.ZodType<Api[M]["params"]>
   plan: domainParams,
   migrate,
   cancel: domainParams,
+  recover: z.strictObject({
+    domain: reference,
+    adopt: z
+      .strictObject({ reason: z.string().min(1).max(1024), user: z.string().min(1).max(256) })
+      .exactOptional(),
+  }),
   replicas: z.strictObject({ domain: reference.exactOptional() }),
   history: domainParams,
   verify: domainParams,

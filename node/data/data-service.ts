@@ -6,6 +6,7 @@
 import type { DestinationState } from "../../protocol/destination.ts";
 import { chooseRung } from "../../protocol/ladder.ts";
 import type { CopyAtDestination, DomainDescription, RungChoice } from "../../protocol/messages.ts";
+import type { Testimony } from "../../protocol/recovery.ts";
 import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
 import { allocatedNonZeroBlocks } from "../../storage/digests.ts";
 import type { Metadata } from "../../storage/metadata.ts";
@@ -24,6 +25,7 @@ import { readGenerationLog } from "../domains/stored-log.ts";
 import { NodeError, nodeErrorOf } from "../errors.ts";
 import type { FaultPoints } from "../fault-points.ts";
 import type { Migrations } from "../migration/migrations.ts";
+import type { Deed, DomainRecovery, Heard } from "../recovery/domain-recovery.ts";
 
 /** What a host says about a domain that might come to it. */
 export type Probe = { copies: readonly CopyAtDestination[] } | { refusal: string };
@@ -41,6 +43,7 @@ export type DataServiceParts = CopiesParts & {
   metadata: Metadata;
   domains: HostDomains;
   migrations: Migrations;
+  recovery: DomainRecovery;
   faults: FaultPoints;
   progress(domain: string, progress: MigrationSummary): void;
   stop(): Promise<void>;
@@ -134,6 +137,29 @@ export class DataService {
         ? {}
         : { writtenBlocks: attachment.written().reduce((sum, bitmap) => sum + bitmap.population, 0) }),
     };
+  }
+
+  // `recover`: see `DomainRecovery`.
+
+  /** By id or name; also a domain that a migration brought here and that never ran here. */
+  findAny(query: string): ReturnType<DomainRecovery["find"]> {
+    return this.#parts.recovery.find(query);
+  }
+
+  testify(id: string): Promise<Testimony> {
+    return this.#parts.recovery.testify(id);
+  }
+
+  carryOut(id: string, heard: Heard): Promise<Deed> {
+    return this.#parts.recovery.carryOut(id, heard);
+  }
+
+  carryOutAlone(id: string): Promise<Deed> {
+    return this.#parts.recovery.carryOutAlone(id);
+  }
+
+  adopt(id: string, word: { reason: string; user: string }): Promise<{ did: string }> {
+    return this.#parts.recovery.adopt(id, word);
   }
 
   /** Another host asks whether its domain might come here. */

@@ -24,6 +24,7 @@ import { createLog, type Log, stderrSink } from "../log.ts";
 import { Migrations } from "../migration/migrations.ts";
 import type { KeyRing } from "../network/key-ring.ts";
 import { Libp2pNetwork } from "../network/libp2p-network.ts";
+import { DomainRecovery } from "../recovery/domain-recovery.ts";
 import { parentPort, Rpc } from "../rpc/rpc.ts";
 import { DataService, type DataServiceParts } from "./data-service.ts";
 
@@ -89,10 +90,12 @@ async function main(): Promise<void> {
     addressOf: (host) => control.addressOf(host),
   });
 
+  const recovery = new DomainRecovery({ ...shared, domains, migrations });
   const parts: DataServiceParts = {
     ...shared,
     domains,
     migrations,
+    recovery,
     progress: (domain, progress) => rpc.notify("progress", { domain, progress }),
     stop: async () => {
       await migrations.stop();

@@ -325,8 +325,11 @@ export class HostDomains {
   }
 
   /** How the hypervisor reaches the vbds under `generation`. */
-  spec(domain: DomainDescription & { generation: number }, vbds: readonly VbdRecord[]): DomainSpec {
-    const { id, name, memoryBytes, config, generation } = domain;
+  spec(
+    domain: DomainDescription & { generation: number; guestGeneration?: number },
+    vbds: readonly VbdRecord[],
+  ): DomainSpec {
+    const { id, name, memoryBytes, config, generation, guestGeneration } = domain;
     return {
       id,
       name,
@@ -336,7 +339,7 @@ export class HostDomains {
         name: vbd.name,
         sizeBytes: vbd.sizeBytes,
         socketPath: this.#parts.paths.nbdSocket,
-        exportName: exportNameOf(vbd, generation),
+        exportName: exportNameOf(vbd, guestGeneration ?? generation),
       })),
     };
   }
@@ -347,7 +350,7 @@ export class HostDomains {
       name: vbd.name,
       path: vbd.path,
       sizeBytes: vbd.sizeBytes,
-      exportName: exportNameOf(vbd, record.generation),
+      exportName: exportNameOf(vbd, record.guestGeneration ?? record.generation),
       dirtyLogPath: paths.dirtyLog(record.id, vbd.name),
       presenceLogPath: paths.presenceLog(record.id, vbd.name),
     };

@@ -181,6 +181,16 @@ export class DestinationDriver {
     await this.#machine.stop();
   }
 
+  /** Stops, and lets go of the copies: this migration is over for this host, and not by the machine's word. */
+  async release(): Promise<void> {
+    await this.stop();
+    const copies = this.#copies;
+    this.#copies = undefined;
+    await Promise.allSettled(this.#storing);
+    await copies?.flush();
+    await copies?.close();
+  }
+
   async #perform(effect: DestinationEffect): Promise<void> {
     const parts = this.#parts;
     switch (effect.type) {

@@ -139,6 +139,41 @@ export class Migrations {
     }
   }
 
+  // For `recover`, which has decided what becomes of the domain and changes the journal next.
+
+  /** Ends this host's machines of the domain without a word to anybody. What they hold open is closed. */
+  async forsake(domain: string): Promise<void> {
+    const outgoing = [...this.#leaving, ...this.#outgoing.values()];
+    for (const migration of outgoing.filter(({ context }) => context.domain.id === domain)) {
+      await migration.stop();
+      this.#left(migration);
+    }
+    for (const [id, driver] of this.#incoming) {
+      if (driver.domain.id !== domain) continue;
+      this.#incoming.delete(id);
+      await driver.release();
+    }
+  }
+
+  /** What the journal says of the domain's migrations goes on, where nobody works on it. */
+  async takeUp(domain: string): Promise<void> {
+    for (const entry of await this.#parts.metadata.journal.list()) {
+      if (entry.domain !== domain) continue;
+      const outgoing = [...this.#leaving, ...this.#outgoing.values()];
+      const isKnown =
+        this.#incoming.has(entry.record.migration) ||
+        outgoing.some(({ context }) => context.migration === entry.record.migration);
+      if (isKnown) continue;
+      if (entry.role === "source") await this.#restoreSource(entry.domain, entry.record);
+      else await this.#restoreDestination(entry);
+    }
+  }
+
+  /** The source has given this attempt up: as if it had said so in a session. */
+  async rollBack(migration: string, reason: string): Promise<void> {
+    await this.#incoming.get(migration)?.abandon(reason);
+  }
+
   #left(outgoing: OutgoingMigration): void {
     this.#leaving.delete(outgoing);
     if (this.#outgoing.get(outgoing.context.domain.id) === outgoing) {

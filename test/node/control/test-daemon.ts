@@ -35,6 +35,7 @@ const METHODS: { [M in ApiMethod]: true } = {
   plan: true,
   migrate: true,
   cancel: true,
+  recover: true,
   replicas: true,
   history: true,
   verify: true,

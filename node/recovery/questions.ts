@@ -1,0 +1,153 @@
+/**
+ * What hosts ask one another about who owns a domain, on a protocol of its own: a host that is recovering says
+ * nothing else. The peer's identity is the connection's; what it says it says for itself only.
+ */
+
+import { z } from "zod";
+import { NAME_LENGTH_MAX, VBDS_MAX } from "../../protocol/limits.ts";
+import type { DomainDescription } from "../../protocol/messages.ts";
+import type { Testimony } from "../../protocol/recovery.ts";
+import type { Links } from "../membership/links.ts";
+import type { Channel, Network } from "../network/network.ts";
+
+export const RECOVERY_PROTOCOL = "/sojourn/recovery/1";
+
+const Id = z.string().min(1).max(256);
+const Generation = z.int().min(0);
+
+const Description = z.strictObject({
+  id: Id,
+  name: z.string().min(1).max(NAME_LENGTH_MAX),
+  hypervisor: z.string().min(1).max(64),
+  memoryBytes: z.int().min(0),
+  config: z.string().max(1 << 20),
+  vbds: z
+    .array(z.strictObject({ name: z.string().min(1).max(NAME_LENGTH_MAX), sizeBytes: z.int().min(0) }))
+    .max(VBDS_MAX),
+});
+
+const Ends = { migration: Id, peer: Id, generation: Generation };
+
+const Testimonial = z.strictObject({
+  host: Id,
+  claim: z.strictObject({ owner: Id, generation: Generation }).nullable(),
+  guest: z.enum(["running", "suspended", "incoming", "none"]),
+  isStopped: z.boolean(),
+  outgoing: z
+    .strictObject({ ...Ends, phase: z.enum(["begun", "handed-over", "completed", "aborted"]) })
+    .nullable(),
+  incoming: z
+    .strictObject({
+      ...Ends,
+      phase: z.enum(["receiving", "prepared", "owner", "synchronised", "aborted"]),
+      missingBlocks: z.int().min(0).nullable(),
+    })
+    .nullable(),
+  replica: Generation.nullable(),
+});
+
+const Question = z.discriminatedUnion("ask", [
+  /** What do your journal and your hypervisor say? */
+  z.strictObject({ ask: z.literal("custody"), domain: Id }),
+  /** It is your turn: run `recover` for this domain, asking me. */
+  z.strictObject({ ask: z.literal("your-turn"), domain: Id }),
+]);
+type Question = z.infer<typeof Question>;
+
+const CustodyAnswer = z.strictObject({ testimony: Testimonial, description: Description.nullable() });
+const TurnAnswer = z.strictObject({ did: z.array(z.string().max(4096)).max(16) });
+const Answer = z.strictObject({ answer: z.unknown() }).or(z.strictObject({ error: z.string().max(4096) }));
+
+export type Custody = { testimony: Testimony; description: DomainDescription | undefined };
+
+export type RecoveryAnswers = {
+  custody(domain: string): Promise<Custody>;
+  yourTurn(peer: string, domain: string): Promise<readonly string[]>;
+};
+
+export async function answerRecovery(network: Network, answers: RecoveryAnswers): Promise<void> {
+  await network.handle(RECOVERY_PROTOCOL, async (channel) => {
+    for await (const frame of channel.frames())
+      await channel.send(encode(await reply(channel.peer, frame, answers)));
+    await channel.close();
+  });
+}
+
+async function reply(peer: string, frame: Uint8Array, answers: RecoveryAnswers): Promise<unknown> {
+  try {
+    const question = Question.parse(decode(frame));
+    if (question.ask === "your-turn")
+      return { answer: { did: await answers.yourTurn(peer, question.domain) } };
+    const { testimony, description } = await answers.custody(question.domain);
+    return { answer: { testimony: nulled(testimony), description: description ?? null } };
+  } catch (error) {
+    return { error: (error instanceof Error ? error.message : String(error)).slice(0, 4096) };
+  }
+}
+
+export class RecoveryAsker {
+  readonly #links: Links;
+
+  constructor(links: Links) {
+    this.#links = links;
+  }
+
+  async custody(host: string, domain: string, signal: AbortSignal): Promise<Custody> {
+    const answer = await this.#ask(host, { ask: "custody", domain }, signal);
+    const { testimony, description } = CustodyAnswer.parse(answer);
+    if (testimony.host !== host) throw new Error(`${host} speaks for ${testimony.host}`);
+    const { claim, outgoing, incoming, replica, ...rest } = testimony;
+    return {
+      testimony: {
+        ...rest,
+        claim: claim ?? undefined,
+        outgoing: outgoing ?? undefined,
+        incoming:
+          incoming === null ? undefined : { ...incoming, missingBlocks: incoming.missingBlocks ?? undefined },
+        replica: replica ?? undefined,
+      },
+      description: description ?? undefined,
+    };
+  }
+
+  async yourTurn(host: string, domain: string, signal: AbortSignal): Promise<readonly string[]> {
+    return TurnAnswer.parse(await this.#ask(host, { ask: "your-turn", domain }, signal)).did;
+  }
+
+  async #ask(host: string, question: Question, signal: AbortSignal): Promise<unknown> {
+    const connection = await this.#links.connect(host, RECOVERY_PROTOCOL, signal);
+    const channel = await connection.open(RECOVERY_PROTOCOL, signal);
+    try {
+      await channel.send(encode(question), signal);
+      const answer = Answer.parse(decode(await firstFrame(channel, signal)));
+      if ("error" in answer) throw new Error(answer.error);
+      return answer.answer;
+    } finally {
+      await channel.close(signal).catch(() => undefined);
+    }
+  }
+}
+
+/** JSON has no `undefined`, and a field that is not there is not the same as one that says so. */
+function nulled({ claim, outgoing, incoming, replica, ...rest }: Testimony): z.infer<typeof Testimonial> {
+  return {
+    ...rest,
+    claim: claim ?? null,
+    outgoing: outgoing ?? null,
+    incoming: incoming === undefined ? null : { ...incoming, missingBlocks: incoming.missingBlocks ?? null },
+    replica: replica ?? null,
+  };
+}
+
+async function firstFrame(channel: Channel, signal: AbortSignal): Promise<Uint8Array> {
+  for await (const frame of channel.frames(signal)) return frame;
+  throw new Error("the peer gave no answer");
+}
+
+function encode(value: unknown): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(value));
+}
+
+function decode(frame: Uint8Array): unknown {
+  return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(frame));
+}

@@ -1,0 +1,260 @@
+/**
+ * `sojourn recover` in the control process: asks both ends, decides, lets this host do its part and asks the other
+ * to do its own, until there is nothing left to do. It also hears, from placement, that another host owns a
+ * domain of this one under a higher generation: then this host is fenced without anybody asking.
+ */
+
+import { type Decision, decide, type Testimony } from "../../protocol/recovery.ts";
+import type { Metadata } from "../../storage/metadata.ts";
+import type { RecoverReport } from "../control/api.ts";
+import type { DataService } from "../data/data-service.ts";
+import { NodeError } from "../errors.ts";
+import type { Log } from "../log.ts";
+import type { Custody, RecoveryAnswers, RecoveryAsker } from "./questions.ts";
+
+export type RecoveryParts = {
+  self: string;
+  hostName: string;
+  metadata: Metadata;
+  asker: RecoveryAsker;
+  log: Log;
+  data(): Pick<DataService, "findAny" | "testify" | "carryOut" | "carryOutAlone" | "adopt">;
+  nameOf(host: string): string;
+  /** Who says that it has the domain. */
+  claimants(domain: string): readonly { host: string; generation: number }[];
+};
+
+export type RecoverWish = { adopt?: { reason: string; user: string } };
+
+const ASK_TIMEOUT_MS = 5_000;
+const TURN_TIMEOUT_MS = 30_000;
+/** Renounce, take back, and an answer or two that had become old. */
+const TURNS_MAX = 6;
+const FENCE_CHECK_EVERY_MS = 10_000;
+
+export class Recovery {
+  readonly #parts: RecoveryParts;
+  readonly #checking = new Map<string, Promise<void>>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(parts: RecoveryParts) {
+    this.#parts = parts;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => void this.#checkAll(), FENCE_CHECK_EVERY_MS);
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    await Promise.all(this.#checking.values());
+  }
+
+  get answers(): RecoveryAnswers {
+    return {
+      custody: (domain) => this.#custody(domain),
+      yourTurn: async (peer, domain) => (await this.#turns(domain, { peer, mayAsk: false })).did,
+    };
+  }
+
+  /** Throws DOMAIN_UNKNOWN, OWNERSHIP_UNCERTAIN, USAGE. */
+  async recover(query: string, { adopt }: RecoverWish): Promise<RecoverReport> {
+    const found = await this.#parts.data().findAny(query);
+    if (found === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
+    const { id, name } = found;
+    const first = await this.#parts.data().testify(id);
+    const peer = this.#peerOf(id, first);
+    const turns = await this.#turns(id, { peer, mayAsk: true, adopt });
+    return { domain: id, name, ...turns, decision: turns.decision.do, ...this.#where(turns) };
+  }
+
+  /** Somebody else says that it has a domain: if it is this host's under a lower generation, it is so no more. */
+  heard(domain: string): void {
+    if (this.#checking.has(domain)) return;
+    const check = this.#check(domain)
+      .catch((error: unknown) => this.#parts.log.warn("a claim could not be looked into", { domain, error }))
+      .finally(() => this.#checking.delete(domain));
+    this.#checking.set(domain, check);
+  }
+
+  async #checkAll(): Promise<void> {
+    for (const { id } of await this.#parts.metadata.domains.list()) this.heard(id);
+  }
+
+  /**
+   * Gossip is advice: the claimant itself is asked. It is believed only if this host gave it the domain or a
+   * replica of it before: who never had it has nothing to adopt.
+   */
+  async #check(domain: string): Promise<void> {
+    const { metadata, self, log, nameOf } = this.#parts;
+    const record = await metadata.domains.get(domain);
+    if (record === undefined || record.owner !== self) return;
+    for (const { host, generation } of this.#parts.claimants(domain)) {
+      if (host === self || generation < record.generation) continue;
+      if (generation === record.generation) {
+        log.error("another host claims the same generation of a domain; neither is touched", {
+          domain,
+          generation,
+          host,
+          hostName: nameOf(host),
+        });
+        continue;
+      }
+      const holders = (await metadata.replicas.list(domain)).map((replica) => replica.host);
+      const hops = (await metadata.history.list(domain)).flatMap(({ from, to }) => [from, to]);
+      const peers = (await metadata.journal.list()).flatMap(({ domain: of, record: entry }) => {
+        if (of !== domain) return [];
+        return "destination" in entry ? [entry.destination] : "source" in entry ? [entry.source] : [];
+      });
+      if (![...holders, ...hops, ...peers].includes(host)) {
+        log.error("a host that never had the domain claims it; it is not believed", {
+          domain,
+          generation,
+          host,
+          hostName: nameOf(host),
+        });
+        continue;
+      }
+      await this.#turns(domain, { peer: host, mayAsk: false, only: "fence" });
+    }
+  }
+
+  async #custody(domain: string): Promise<Custody> {
+    const data = this.#parts.data();
+    const found = await data.findAny(domain);
+    return { testimony: await data.testify(domain), description: found?.description };
+  }
+
+  async #turns(
+    id: string,
+    {
+      peer,
+      mayAsk,
+      adopt,
+      only,
+    }: {
+      peer: string | undefined;
+      mayAsk: boolean;
+      adopt?: RecoverWish["adopt"] | undefined;
+      only?: Decision["do"];
+    },
+  ): Promise<{ did: string[]; found: string[]; decision: Decision; last: Testimony }> {
+    const { self, nameOf, asker, hostName } = this.#parts;
+    const data = this.#parts.data();
+    const did: string[] = [];
+    let found: string[] | undefined;
+    for (let turn = 0; ; turn++) {
+      const mine = await data.testify(id);
+      const theirs = peer === undefined ? undefined : await this.#ask(peer, id);
+      const decision = decide({ mine, theirs: theirs?.testimony ?? "unreachable" });
+      found ??= [
+        `${hostName}: ${describe(mine, nameOf)}`,
+        ...(peer === undefined
+          ? []
+          : [
+              `${nameOf(peer)}: ${theirs === undefined ? "does not answer" : describe(theirs.testimony, nameOf)}`,
+            ]),
+      ];
+      const end = { did, found, decision, last: mine };
+      if (adopt !== undefined && decision.do !== "wait") {
+        if (theirs === undefined || turn > 0) return end;
+        throw new NodeError("USAGE", {
+          reason: `${nameOf(peer!)} answers: \`recover\` without --adopt does what is right`,
+        });
+      }
+      if (decision.do === "wait" && adopt !== undefined) {
+        did.push(`${hostName} ${(await data.adopt(id, adopt)).did}`);
+        adopt = undefined;
+        continue;
+      }
+      if (!("at" in decision) || turn >= TURNS_MAX) return end;
+      if (only !== undefined && decision.do !== only) return end;
+      if (decision.at === self) {
+        const heard = { asked: mine, theirs: theirs?.testimony ?? mine, description: theirs?.description };
+        const deed = theirs === undefined ? await data.carryOutAlone(id) : await data.carryOut(id, heard);
+        if ("did" in deed) did.push(`${hostName} ${deed.did}`);
+        if (decision.do === "finish-handover") return end;
+        continue;
+      }
+      // Who was asked to do its own part does not ask back.
+      if (!mayAsk || peer === undefined) return end;
+      did.push(...(await asker.yourTurn(peer, id, AbortSignal.timeout(TURN_TIMEOUT_MS))));
+      if (decision.do === "finish-handover") return end;
+    }
+  }
+
+  async #ask(peer: string, domain: string): Promise<Custody | undefined> {
+    try {
+      return await this.#parts.asker.custody(peer, domain, AbortSignal.timeout(ASK_TIMEOUT_MS));
+    } catch (error) {
+      this.#parts.log.info("the other end does not answer", {
+        peer,
+        domain,
+        reason: (error as Error).message,
+      });
+      return undefined;
+    }
+  }
+
+  /** The other end: of a handover that is not over, else whoever has, or says to have, the domain. */
+  #peerOf(domain: string, { outgoing, incoming, claim }: Testimony): string | undefined {
+    const { self } = this.#parts;
+    if (outgoing !== undefined && (outgoing.phase === "handed-over" || incoming === undefined))
+      return outgoing.peer;
+    if (incoming !== undefined) return incoming.peer;
+    if (claim !== undefined && claim.owner !== self) return claim.owner;
+    return this.#parts.claimants(domain).find(({ host }) => host !== self)?.host;
+  }
+
+  #where({
+    decision,
+    last,
+  }: {
+    decision: Decision;
+    last: Testimony;
+  }): Pick<RecoverReport, "where" | "advice" | "adoption"> {
+    const { nameOf, hostName, self } = this.#parts;
+    const owner = last.claim?.owner;
+    const where = owner === undefined ? "unknown" : owner === self ? hostName : nameOf(owner);
+    switch (decision.do) {
+      case "nothing":
+        return { where, advice: decision.because };
+      case "conflict":
+        return {
+          where: "conflict",
+          advice: `generation ${decision.generation} is claimed by ${decision.hosts.map(nameOf).join(" and ")}; compare both by hand, nothing was touched`,
+        };
+      case "wait": {
+        const { because, adoption } = decision;
+        if ("refused" in adoption)
+          return { where, advice: `${because}; it stays as it is here: ${adoption.refused}` };
+        const loses =
+          adoption.from === "replica"
+            ? `, losing all that was written since generation ${adoption.replica}`
+            : "";
+        const advice = `${because}; it stays frozen here. If that host is fenced for certain, \`--adopt --reason TEXT\` runs it here from its ${adoption.from} as generation ${adoption.generation}${loses}`;
+        return { where, advice, adoption: { from: adoption.from, generation: adoption.generation } };
+      }
+      case "finish-handover":
+        return { where, advice: "the handover goes on by itself as soon as both hosts reach each other" };
+      default:
+        return { where, advice: `not finished: ${decision.do} is due on ${nameOf(decision.at)}` };
+    }
+  }
+}
+
+/** One host's word, for people. */
+function describe(
+  { claim, guest, outgoing, incoming, replica }: Testimony,
+  nameOf: (host: string) => string,
+): string {
+  const owner =
+    claim === undefined ? "no record" : `generation ${claim.generation} is ${nameOf(claim.owner)}'s`;
+  return [
+    owner,
+    guest === "none" ? "no guest" : `guest ${guest}`,
+    ...(outgoing === undefined ? [] : [`${outgoing.phase} to ${nameOf(outgoing.peer)}`]),
+    ...(incoming === undefined ? [] : [`${incoming.phase} from ${nameOf(incoming.peer)}`]),
+    ...(replica === undefined ? [] : [`replica of generation ${replica}`]),
+  ].join(", ");
+}
