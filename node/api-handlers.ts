@@ -2,7 +2,7 @@
 
 import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import type { Metadata } from "../storage/metadata.ts";
-import type { DomainRecord, ReplicaRecord } from "../storage/records.ts";
+import type { DomainRecord, HistoryRecord, ReplicaRecord } from "../storage/records.ts";
 import { clusterHandlers } from "./cluster/api.ts";
 import type { HostCluster } from "./cluster/host-cluster.ts";
 import type {
@@ -278,8 +278,23 @@ async function showDomain(parts: HandlerParts, query: string): Promise<DomainDet
     vbdFiles: vbds.map(({ name, path }) => ({ name, path, attachment: "nbd" })),
     ...(seen?.guest === undefined ? {} : { guest: seen.guest }),
     ...(lastHop === undefined ? {} : { lastHop: JSON.parse(lastHop.figures) as HopReport }),
-    advice: adviceOf(row, { isMine: record.owner === self, seen, ownerName: peers.nameOf(record.owner) }),
+    advice:
+      alarmOf(row, history[0]) ??
+      adviceOf(row, { isMine: record.owner === self, seen, ownerName: peers.nameOf(record.owner) }),
   };
+}
+
+/** What nobody may overlook. */
+function alarmOf({ conflict, name }: DomainRow, newest: HistoryRecord | undefined): string | undefined {
+  if (conflict !== undefined) {
+    const claims = conflict
+      .map(({ hostName, generation }) => `${hostName} generation ${generation}`)
+      .join(", ");
+    return `CONFLICT: ${claims}; nobody's data is touched; \`sojourn recover ${name}\` says what can be done`;
+  }
+  if (newest?.outcome !== "fenced") return undefined;
+  const { files } = JSON.parse(newest.figures) as { files: readonly string[] };
+  return `FENCED: another host adopted it while this one had it; what it wrote here since is kept as ${files.join(", ")}`;
 }
 
 /** Where the domain's only right copy is, and what is safe to do now. */
