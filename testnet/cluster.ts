@@ -32,6 +32,10 @@ export type ClusterOptions = {
   config?: Record<string, unknown>;
   /** Environment of every daemon, such as SOJOURN_LOG. */
   env?: Record<string, string>;
+  /** `none`: the hosts do not know of each other; a test joins them. Otherwise each has all others as its peers. */
+  peers?: "all" | "none";
+  /** Many daemons that start at once take their time. */
+  startTimeoutMs?: number;
 };
 
 /** The links that `from` dials `to` through. */
@@ -122,6 +126,7 @@ type HostParts = {
   dataDir: string;
   ports: { control: number; data: number };
   env: Record<string, string>;
+  startTimeoutMs?: number;
 };
 
 export class ClusterHost {
@@ -130,14 +135,16 @@ export class ClusterHost {
   readonly dataDir: string;
   readonly ports: { readonly control: number; readonly data: number };
   readonly #env: Record<string, string>;
+  readonly #startTimeoutMs: number;
   #child: ChildProcess | undefined;
 
-  constructor({ name, hostId, dataDir, ports, env }: HostParts) {
+  constructor({ name, hostId, dataDir, ports, env, startTimeoutMs = START_TIMEOUT_MS }: HostParts) {
     this.name = name;
     this.hostId = hostId;
     this.dataDir = dataDir;
     this.ports = ports;
     this.#env = env;
+    this.#startTimeoutMs = startTimeoutMs;
   }
 
   get socketPath(): string {
@@ -250,7 +257,7 @@ export class ClusterHost {
   }
 
   async #answers(child: ChildProcess, logStart: number): Promise<void> {
-    const deadline = performance.now() + START_TIMEOUT_MS;
+    const deadline = performance.now() + this.#startTimeoutMs;
     const died = new Promise<"died">((settle) => {
       child.once("exit", () => settle("died"));
       child.once("error", () => settle("died"));
@@ -273,7 +280,7 @@ export class ClusterHost {
 type Made = { name: string; hostId: string; dataDir: string; ports: { control: number; data: number } };
 
 async function build(folder: string, options: ClusterOptions): Promise<Cluster> {
-  const { names, links: linked, config = {}, env = {} } = options;
+  const { names, links: linked, config = {}, env = {}, startTimeoutMs } = options;
   await writeFile(join(folder, MARKER), `${JSON.stringify({ names })}\n`);
   const pairs = names.flatMap((from) => names.filter((to) => to !== from).map((to) => ({ from, to })));
   const ports = await freePorts(2 * names.length + (linked === undefined ? 0 : 2 * pairs.length));
@@ -290,8 +297,12 @@ async function build(folder: string, options: ClusterOptions): Promise<Cluster> 
     await Promise.all([data.start(), control?.start()]);
     links.push({ from, to, data, control });
   }
-  for (const host of made) await configure(host, { made, links, config });
-  return Cluster.of({ folder, hosts: made.map((host) => new ClusterHost({ ...host, env })), links });
+  const known = options.peers === "none" ? [] : made;
+  for (const host of made) await configure(host, { made: known, links, config });
+  const hosts = made.map(
+    (host) => new ClusterHost({ ...host, env, ...(startTimeoutMs && { startTimeoutMs }) }),
+  );
+  return Cluster.of({ folder, hosts, links });
 }
 
 async function initHost(

@@ -1,0 +1,106 @@
+/**
+ * What every daemon of a cluster believes of every other, as it comes to believe it: over `watch`, so that times are
+ * when it happened and not when somebody asked.
+ */
+
+import type { MemberRow, WatchEvent } from "../../node/control/api.ts";
+import type { ControlClient } from "../../node/control/client.ts";
+import type { ClusterHost } from "../cluster.ts";
+
+type State = MemberRow["state"];
+type Belief = { state: State; atMs: number };
+
+export class Observers {
+  /** By observer and observed, names. */
+  readonly #beliefs = new Map<string, Map<string, Belief>>();
+  readonly #clients = new Map<string, ControlClient>();
+  readonly #waiting = new Set<() => void>();
+  readonly #names: ReadonlyMap<string, string>;
+
+  /** `hosts`: all that will ever be observed. */
+  constructor(hosts: readonly ClusterHost[]) {
+    this.#names = new Map(hosts.map(({ hostId, name }) => [hostId, name]));
+  }
+
+  /** Begins, or begins again with a daemon that was restarted. */
+  async observe(host: ClusterHost): Promise<void> {
+    await this.forget(host);
+    const client = await host.connect();
+    this.#clients.set(host.name, client);
+    const beliefs = new Map<string, Belief>();
+    this.#beliefs.set(host.name, beliefs);
+    client.call("watch", {}, { onEvent: (event) => this.#note(host.name, event) }).catch(() => undefined);
+    for (const row of await client.call("members", {})) {
+      const name = this.#names.get(row.host);
+      if (name !== undefined && !beliefs.has(name))
+        beliefs.set(name, { state: row.state, atMs: performance.now() });
+    }
+    this.#wake();
+  }
+
+  async forget({ name }: ClusterHost): Promise<void> {
+    this.#beliefs.delete(name);
+    await this.#clients.get(name)?.close();
+    this.#clients.delete(name);
+  }
+
+  async stop(): Promise<void> {
+    for (const client of this.#clients.values()) await client.close();
+  }
+
+  /** When each observer came to believe that, in ms since `sinceMs`; rejects when one does not in time. */
+  async all(
+    observed: readonly string[],
+    state: State,
+    { sinceMs, timeoutMs }: { sinceMs: number; timeoutMs: number },
+  ): Promise<number[]> {
+    const deadlineMs = performance.now() + timeoutMs;
+    for (;;) {
+      const others = this.#others(observed, state);
+      if (others.length === 0) break;
+      const restMs = deadlineMs - performance.now();
+      if (restMs <= 0) {
+        const some = others.slice(0, 5).join(", ");
+        throw new Error(`not all believe ${state} after ${timeoutMs} ms: ${others.length} do not (${some})`);
+      }
+      await this.#news(restMs);
+    }
+    const times = [...this.#beliefs].flatMap(([observer, beliefs]) =>
+      observed.flatMap((name) => (name === observer ? [] : [Math.max(0, beliefs.get(name)!.atMs - sinceMs)])),
+    );
+    return times.sort((a, b) => a - b);
+  }
+
+  #others(observed: readonly string[], state: State): string[] {
+    return [...this.#beliefs].flatMap(([observer, beliefs]) =>
+      observed
+        .filter((name) => name !== observer && beliefs.get(name)?.state !== state)
+        .map((name) => `${observer}: ${name} ${beliefs.get(name)?.state ?? "unheard of"}`),
+    );
+  }
+
+  #note(observer: string, event: WatchEvent): void {
+    if (event.kind !== "member") return;
+    const name = this.#names.get(event.host);
+    if (name === undefined) return;
+    const state = (event.to ?? "unknown") as State;
+    this.#beliefs.get(observer)?.set(name, { state, atMs: performance.now() });
+    this.#wake();
+  }
+
+  #news(timeoutMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#waiting.delete(done);
+        resolve();
+      };
+      const timer = setTimeout(done, timeoutMs);
+      this.#waiting.add(done);
+    });
+  }
+
+  #wake(): void {
+    for (const done of [...this.#waiting]) done();
+  }
+}
