@@ -33,9 +33,14 @@ beforeAll(async () => {
   await Promise.all([alpha, beta, gamma].map((host) => seesMembers(host, ["alpha", "beta", "gamma"])));
 }, 240_000);
 
+/** Also when the run is ended from outside: daemons are in groups of their own. */
+const leave = (): void => removeCluster(folder);
+process.once("exit", leave);
+
 afterAll(async () => {
+  process.off("exit", leave);
   await Promise.all([alpha, beta, gamma].map((host) => host?.kill9()));
-  removeCluster(folder);
+  leave();
 });
 
 describe("joining", () => {
