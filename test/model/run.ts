@@ -3,6 +3,8 @@
  *
  *   --hosts 2|3      only scenarios of so many hosts
  *   --depth N        no trace longer than this
+ *   --faults N       so many faults in one trace, instead of the scenario's own bound
+ *   --only NAME      one scenario
  *   --states N       give a scenario up after so many states
  *   --mutant NAME    break one rule on purpose: the checker has to find it; `--mutant all` tries each
  *   --json           figures for programs
@@ -22,6 +24,7 @@ const { values } = parseArgs({
     states: { type: "string", default: "3000000" },
     mutant: { type: "string" },
     only: { type: "string" },
+    faults: { type: "string" },
   },
 });
 
@@ -33,8 +36,9 @@ if (values.mutant === undefined) {
   const chosen = scenarios.filter(({ hosts, name }) => {
     return (values.hosts === undefined || hosts === Number(values.hosts)) && (values.only ?? name) === name;
   });
-  for (const scenario of chosen) {
-    const result = run(scenario, realParts);
+  for (const bounded of chosen) {
+    const faultsMax = values.faults === undefined ? bounded.faultsMax : Number(values.faults);
+    const result = run({ ...bounded, faultsMax }, realParts);
     if (result.violation !== undefined) failures += 1;
   }
 } else {

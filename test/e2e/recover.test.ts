@@ -1,0 +1,112 @@
+/** `sojourn recover` on real daemons: what it finds, what it does, and that the guest has lost nothing. */
+
+import { existsSync } from "node:fs";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import type { DomainDetail, HistoryRow, RecoverReport } from "../../node/control/api.ts";
+import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
+import { killQuietly, processesOf } from "../../testnet/processes.ts";
+import { createDomain, expectUnharmed, sojourn, sojournJson } from "./hosts.ts";
+
+let cluster: Cluster;
+let alpha: ClusterHost;
+let beta: ClusterHost;
+
+beforeEach(async () => {
+  cluster = await Cluster.start({ names: ["alpha", "beta"], config: { faults: true } });
+  alpha = cluster.host("alpha");
+  beta = cluster.host("beta");
+  await createDomain(alpha, "web");
+}, 120_000);
+afterEach(() => cluster?.stop(), 60_000);
+
+/** Daemon and guests end at once, as when the host loses power. */
+async function losePower(host: ClusterHost): Promise<void> {
+  await host.kill9();
+  for (const pid of processesOf(host.dataDir)) killQuietly(pid);
+}
+
+/** Alpha dies right after its record that the domain is beta's, before it has said so. */
+async function interruptHandover(): Promise<void> {
+  await alpha.call("arm-fault", { point: "source-after-handover-persist", action: "kill" });
+  await expect(alpha.call("migrate", { domain: "web", to: "beta" })).rejects.toThrow();
+  await alpha.exited();
+}
+
+async function until(host: ClusterHost, holds: (seen: DomainDetail) => boolean): Promise<DomainDetail> {
+  for (;;) {
+    const seen = await host.call("show", { domain: "web" }).catch(() => undefined);
+    if (seen !== undefined && holds(seen)) return seen;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+test("a destination that lost the memory before it ran there gives the domain back", async () => {
+  await interruptHandover();
+  await losePower(beta);
+  await beta.start();
+  await alpha.start();
+  const report = await sojournJson<RecoverReport>(alpha, "recover", "web");
+  expect(report).toMatchObject({ decision: "nothing", where: "alpha" });
+  expect(report.did.join("; ")).toMatch(
+    /beta renounced generation 2.*alpha took the domain back under generation 3/,
+  );
+  expect(await until(alpha, ({ state }) => state === "running")).toMatchObject({ generation: 3 });
+  await expectUnharmed(alpha, "web");
+  // It is a domain as any other again: the names of its vbds are those that its guest knows.
+  await alpha.restart();
+  await expectUnharmed(alpha, "web");
+  await sojournJson(alpha, "migrate", "web", "beta");
+  await expectUnharmed(beta, "web");
+}, 240_000);
+
+test("recover at either end finds nothing to do where a handover finishes by itself", async () => {
+  await interruptHandover();
+  await alpha.start();
+  await until(beta, ({ state, hostName }) => state === "running" && hostName === "beta");
+  for (const host of [alpha, beta]) {
+    const report = await sojournJson<RecoverReport>(host, "recover", "web");
+    expect(report).toMatchObject({ did: [], decision: "nothing", where: "beta" });
+  }
+  await expectUnharmed(beta, "web");
+}, 240_000);
+
+test("without the other end it stays frozen and says what --adopt would do; the old owner fences itself", async () => {
+  await sojournJson(alpha, "migrate", "web", "beta");
+  await until(beta, ({ state }) => state === "running");
+  await beta.kill9();
+  const waits = await sojourn(alpha, "recover", "web", "--json");
+  expect(waits.code).toBe(4);
+  expect(JSON.parse(waits.stdout)).toMatchObject({
+    decision: "wait",
+    did: [],
+    adoption: { from: "replica", generation: 3 },
+  });
+  const adopted = await sojournJson<RecoverReport>(
+    alpha,
+    "recover",
+    "web",
+    "--adopt",
+    "--reason",
+    "beta burnt down",
+  );
+  expect(adopted).toMatchObject({ where: "alpha" });
+  expect(await until(alpha, ({ state }) => state === "running")).toMatchObject({
+    generation: 3,
+    hostName: "alpha",
+  });
+  const [last] = (await sojournJson<HistoryRow[]>(alpha, "history", "web")).reverse();
+  expect(last!.recovered).toMatchObject({
+    outcome: "adopted",
+    facts: { reason: "beta burnt down", from: "replica" },
+  });
+  // Beta's guest ran on all the time.
+  expect(processesOf(beta.dataDir)).not.toEqual([]);
+  await beta.start();
+  const fenced = await until(beta, ({ advice }) => advice.startsWith("FENCED"));
+  expect(fenced).toMatchObject({ hostName: "alpha", generation: 3 });
+  // Last of all, when everything that it wrote is safe aside.
+  while (processesOf(beta.dataDir).length > 0) await new Promise((resolve) => setTimeout(resolve, 50));
+  const [, aside] = /kept as (\S+)/.exec(fenced.advice)!;
+  expect(existsSync(aside!)).toBe(true);
+  await expectUnharmed(alpha, "web");
+}, 240_000);
