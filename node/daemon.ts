@@ -26,8 +26,7 @@ import { listenMultiaddr } from "./listen.ts";
 import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
 import type { KeyRing } from "./network/key-ring.ts";
 import { Libp2pNetwork } from "./network/libp2p-network.ts";
-import { answerQuestions, type HostFacts } from "./peers/host-questions.ts";
-import { answerRecovery, RecoveryAsker } from "./recovery/questions.ts";
+import { answerQuestions, type HostAnswers, type HostFacts } from "./peers/host-questions.ts";
 import { Recovery } from "./recovery/recovery.ts";
 import { VERSION } from "./version.ts";
 
@@ -80,17 +79,13 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     },
   );
 
-  const recovery = new Recovery({
-    ...{ self: hostId, hostName: config.name, metadata, log },
-    asker: new RecoveryAsker(gossip.links),
+  const recovery = Recovery.over(gossip, {
+    self: hostId,
+    ...hostParts,
+    metadata,
+    log,
     data: () => data.service(),
-    nameOf: (host) => (host === hostId ? config.name : peers.nameOf(host)),
-    claimants: (domain) => {
-      const view = placements.view(domain);
-      return view === undefined ? [] : [view.claim, ...view.others];
-    },
   });
-  placements.onChange((domain) => recovery.heard(domain));
 
   const facts = async (): Promise<HostFacts> => ({
     host: hostId,
@@ -121,38 +116,58 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     { socketPath: config.api.socketPath },
   );
 
+  // In this order: who may be asked must be able to answer.
+  await runUntil(stopped, [
+    { start: async () => undefined, stop: () => metadata.close() },
+    { start: () => data.start(), stop: () => data.stop() },
+    {
+      start: async () => {
+        await gossip.serve();
+        await cluster.attach({ network, peers, data });
+      },
+      stop: () => cluster.stop(),
+    },
+    { start: () => network.start(), stop: () => network.stop() },
+    {
+      start: async () => {
+        const probe: HostAnswers["probe"] = (peer, domain, generation) =>
+          data.service().probe(domain, generation, peer);
+        await answerQuestions(network, { facts, probe });
+        await cluster.announce();
+        await gossip.start();
+      },
+      stop: () => gossip.stop(),
+    },
+    { start: () => recovery.start(network), stop: () => recovery.stop() },
+    {
+      start: async () => {
+        await api.start();
+        log.info("daemon is up", { hostId, control: network.addresses(), data: data.addresses() });
+      },
+      stop: () => api.stop(),
+    },
+  ]);
+  log.info("daemon has stopped");
+}
+
+type Part = { start(): Promise<unknown>; stop(): Promise<void> };
+
+/** Starts the parts in order, and stops in reverse those that were begun, also when one of them cannot start. */
+async function runUntil(stopped: PromiseWithResolvers<void>, parts: readonly Part[]): Promise<void> {
   const onSignal = (): void => stopped.resolve();
   process.once("SIGTERM", onSignal);
   process.once("SIGINT", onSignal);
-  // In this order: who may be asked must be able to answer.
-  const running: { stop(): Promise<void> }[] = [{ stop: () => metadata.close() }];
+  const running: Part[] = [];
   try {
-    await data.start();
-    running.push(data);
-    await gossip.serve();
-    await cluster.attach({ network, peers, data });
-    running.push(cluster);
-    await network.start();
-    running.push(network);
-    await answerQuestions(network, {
-      facts,
-      probe: (peer, domain, generation) => data.service().probe(domain, generation, peer),
-    });
-    await cluster.announce();
-    await answerRecovery(network, recovery.answers);
-    running.push(gossip);
-    await gossip.start();
-    recovery.start();
-    running.push(recovery);
-    await api.start();
-    running.push(api);
-    log.info("daemon is up", { hostId, control: network.addresses(), data: data.addresses() });
+    for (const part of parts) {
+      await part.start();
+      running.push(part);
+    }
     await stopped.promise;
   } finally {
     process.off("SIGTERM", onSignal);
     process.off("SIGINT", onSignal);
     for (const part of running.reverse()) await part.stop();
-    log.info("daemon has stopped");
   }
 }
 

@@ -9,8 +9,10 @@ import type { Metadata } from "../../storage/metadata.ts";
 import type { RecoverReport } from "../control/api.ts";
 import type { DataService } from "../data/data-service.ts";
 import { NodeError } from "../errors.ts";
+import type { HostGossip } from "../gossip.ts";
 import type { Log } from "../log.ts";
-import type { Custody, RecoveryAnswers, RecoveryAsker } from "./questions.ts";
+import type { Network } from "../network/network.ts";
+import { answerRecovery, type Custody, type RecoveryAnswers, RecoveryAsker } from "./questions.ts";
 
 export type RecoveryParts = {
   self: string;
@@ -41,7 +43,27 @@ export class Recovery {
     this.#parts = parts;
   }
 
-  start(): void {
+  /** A recovery that asks over gossip's connections and believes placement about who claims what. */
+  static over(
+    { links, peers, placements }: Pick<HostGossip, "links" | "peers" | "placements">,
+    parts: Omit<RecoveryParts, "asker" | "nameOf" | "claimants">,
+  ): Recovery {
+    const { self, hostName } = parts;
+    const recovery = new Recovery({
+      ...parts,
+      asker: new RecoveryAsker(links),
+      nameOf: (host) => (host === self ? hostName : peers.nameOf(host)),
+      claimants: (domain) => {
+        const view = placements.view(domain);
+        return view === undefined ? [] : [view.claim, ...view.others];
+      },
+    });
+    placements.onChange((domain) => recovery.heard(domain));
+    return recovery;
+  }
+
+  async start(network: Network): Promise<void> {
+    await answerRecovery(network, this.#answers);
     this.#timer = setInterval(() => void this.#checkAll(), FENCE_CHECK_EVERY_MS);
   }
 
@@ -50,7 +72,7 @@ export class Recovery {
     await Promise.all(this.#checking.values());
   }
 
-  get answers(): RecoveryAnswers {
+  get #answers(): RecoveryAnswers {
     return {
       custody: (domain) => this.#custody(domain),
       yourTurn: async (peer, domain) => (await this.#turns(domain, { peer, mayAsk: false })).did,

@@ -70,13 +70,15 @@ function run(scenario: Scenario, parts: Parts, mutant?: string): Exploration {
     ...result,
   });
   if (values.json) return result;
-  const { states, transitions, depth, seconds, isComplete, violation, ends } = result;
+  const { states, transitions, depth, cpuSeconds, isComplete, violation, ends } = result;
   const hops = plan.map(({ from, to }) => `${from}→${to}`).join(", then ");
   const bounds = Object.entries(faults).filter(([, count]) => count > 0);
   const what = bounds.map(([kind, count]) => `${kind} ${count}`).join(", ");
   print(`${name}: ${hops}; at most ${faultsMax} faults of ${what || "none"}`);
   const whole = isComplete ? "all" : "not all";
-  print(`  ${whole}: ${states} states, ${transitions} transitions, depth ${depth}, ${seconds.toFixed(1)} s`);
+  print(
+    `  ${whole}: ${states} states, ${transitions} transitions, depth ${depth}, ${cpuSeconds.toFixed(1)} s of processor time`,
+  );
   if (violation === undefined) {
     const shown = Object.entries(ends).map(([end, count]) => `${end} ${count}`);
     print(`  holds; ends: ${shown.join(", ")}`);
