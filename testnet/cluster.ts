@@ -34,9 +34,16 @@ export type ClusterOptions = {
   env?: Record<string, string>;
   /** `none`: the hosts do not know of each other; a test joins them. Otherwise each has all others as its peers. */
   peers?: "all" | "none";
+  /** Where a host's daemon runs and listens, in a network namespace for instance; on this machine's loopback otherwise. */
+  place?: (name: string) => Place;
   /** Many daemons that start at once take their time. */
   startTimeoutMs?: number;
 };
+
+/** `within` goes in front of the daemon's command. */
+export type Place = { ip: string; within: readonly string[] };
+
+const LOOPBACK: Place = { ip: "127.0.0.1", within: [] };
 
 /** The links that `from` dials `to` through. */
 export type Link = { from: string; to: string; data: LinkProxy; control: LinkProxy | undefined };
@@ -126,6 +133,7 @@ type HostParts = {
   dataDir: string;
   ports: { control: number; data: number };
   env: Record<string, string>;
+  within?: readonly string[];
   startTimeoutMs?: number;
 };
 
@@ -135,15 +143,25 @@ export class ClusterHost {
   readonly dataDir: string;
   readonly ports: { readonly control: number; readonly data: number };
   readonly #env: Record<string, string>;
+  readonly #within: readonly string[];
   readonly #startTimeoutMs: number;
   #child: ChildProcess | undefined;
 
-  constructor({ name, hostId, dataDir, ports, env, startTimeoutMs = START_TIMEOUT_MS }: HostParts) {
+  constructor({
+    name,
+    hostId,
+    dataDir,
+    ports,
+    env,
+    within = [],
+    startTimeoutMs = START_TIMEOUT_MS,
+  }: HostParts) {
     this.name = name;
     this.hostId = hostId;
     this.dataDir = dataDir;
     this.ports = ports;
     this.#env = env;
+    this.#within = within;
     this.#startTimeoutMs = startTimeoutMs;
   }
 
@@ -199,7 +217,11 @@ export class ClusterHost {
     const log = openSync(this.logPath, "a", 0o600);
     const logStart = statSync(this.logPath).size;
     try {
-      this.#child = spawn(nodeExecutable(), [EXECUTABLE, "up", "--data-dir", this.dataDir], {
+      const [command = "", ...args] = [
+        ...[...this.#within, nodeExecutable(), EXECUTABLE],
+        ...["up", "--data-dir", this.dataDir],
+      ];
+      this.#child = spawn(command, args, {
         stdio: ["ignore", log, log],
         // A group of its own: a terminal's Ctrl-C is for us, and a kill of the group takes both processes at once.
         detached: true,
@@ -277,7 +299,14 @@ export class ClusterHost {
 
 // Building.
 
-type Made = { name: string; hostId: string; dataDir: string; ports: { control: number; data: number } };
+type Made = {
+  name: string;
+  hostId: string;
+  dataDir: string;
+  ports: { control: number; data: number };
+  ip: string;
+  within: readonly string[];
+};
 
 async function build(folder: string, options: ClusterOptions): Promise<Cluster> {
   const { names, links: linked, config = {}, env = {}, startTimeoutMs } = options;
@@ -286,7 +315,10 @@ async function build(folder: string, options: ClusterOptions): Promise<Cluster> 
   const ports = await freePorts(2 * names.length + (linked === undefined ? 0 : 2 * pairs.length));
   const next = (): number => ports.pop()!;
   const made = await Promise.all(
-    names.map((name) => initHost(join(folder, name), { name, ports: { control: next(), data: next() } })),
+    names.map((name) => {
+      const ports = { control: next(), data: next() };
+      return initHost(join(folder, name), { name, ports, ...(options.place?.(name) ?? LOOPBACK) });
+    }),
   );
   const links: Link[] = [];
   for (const { from, to } of linked === undefined ? [] : pairs) {
@@ -307,17 +339,17 @@ async function build(folder: string, options: ClusterOptions): Promise<Cluster> 
 
 async function initHost(
   dataDir: string,
-  { name, ports }: { name: string; ports: Made["ports"] },
+  { name, ports, ip, within }: Omit<Made, "hostId" | "dataDir">,
 ): Promise<Made> {
   const args = [
     ...["init", "--json", "--data-dir", dataDir, "--name", name],
-    ...["--listen", `127.0.0.1:${ports.control}`, "--data-listen", `127.0.0.1:${ports.data}`],
+    ...["--listen", `${ip}:${ports.control}`, "--data-listen", `${ip}:${ports.data}`],
   ];
   const { stdout } = await promisify(execFile)(nodeExecutable(), [EXECUTABLE, ...args], {
     env: environmentOf(dirname(dataDir)),
   });
   const { host } = JSON.parse(stdout) as { host: string };
-  return { name, hostId: host, dataDir, ports };
+  return { name, hostId: host, dataDir, ports, ip, within };
 }
 
 type Surroundings = { made: readonly Made[]; links: readonly Link[]; config: Record<string, unknown> };
@@ -326,9 +358,9 @@ type Surroundings = { made: readonly Made[]; links: readonly Link[]; config: Rec
 async function configure(host: Made, { made, links, config }: Surroundings): Promise<void> {
   const peers = made
     .filter(({ name }) => name !== host.name)
-    .map(({ name, hostId, ports }) => {
+    .map(({ name, hostId, ports, ip }) => {
       const link = links.find(({ from, to }) => from === host.name && to === name);
-      const address = (port: number): string => `/ip4/127.0.0.1/tcp/${port}/p2p/${hostId}`;
+      const address = (port: number): string => `/ip4/${ip}/tcp/${port}/p2p/${hostId}`;
       return {
         name,
         control: address(link?.control?.port ?? ports.control),

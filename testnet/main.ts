@@ -1,9 +1,11 @@
 /** `npm run testnet -- SCENARIO [options]`: whole clusters on this machine, put to trouble. */
 
 import { runClusterScenario } from "./cluster-scenario.ts";
+import { runPartitionScenario } from "./partition-scenario.ts";
 
 const SCENARIOS: Record<string, (args: readonly string[]) => Promise<void>> = {
   cluster: runClusterScenario,
+  partition: runPartitionScenario,
 };
 
 const [name = "", ...args] = process.argv.slice(2);

@@ -273,6 +273,8 @@ export class HostMembership {
       }
       case "offence": {
         const { kind, ...detail } = effect.offence;
+        // Who was admitted just now may be spoken of before the member list has come here.
+        if (effect.offence.kind === "forged" && !this.isMember(effect.offence.host)) return;
         this.#offences.note(effect.peer, kind, detail);
         return;
       }
