@@ -262,10 +262,10 @@ describe("a migration", () => {
         return hopReport;
       },
     });
-    await runSojourn(["migrate", "--live", "web", "beta", "--iterations", "5", "--verify"], daemon);
+    await runSojourn(["migrate", "--live", "web", "beta", "--iterations", "5"], daemon);
     await runSojourn(["migrate", "web", "beta"], daemon);
     expect(seen).toEqual([
-      { domain: "web", to: "beta", options: { iterationsMax: 5, verify: true } },
+      { domain: "web", to: "beta", options: { iterationsMax: 5 } },
       { domain: "web", to: "beta", options: {} },
     ]);
   });
@@ -286,7 +286,7 @@ describe("a migration", () => {
 
   test("whose vbds differ afterwards does not count as done", async () => {
     await using daemon = await startTestDaemon({ migrate: () => ({ ...hopReport, verified: false }) });
-    const { code, stdout } = await runSojourn(["migrate", "web", "beta", "--verify"], daemon);
+    const { code, stdout } = await runSojourn(["migrate", "web", "beta"], daemon);
     expect(code).toBe(3);
     expect(stdout).toContain("NO: the vbds differ");
   });
@@ -432,7 +432,8 @@ describe("help", () => {
     expect(code).toBe(0);
     const commands = [...stdout.matchAll(/^ {2}([a-z][a-z-]+)(?:\|| )/gm)].map((match) => match[1]!);
     expect(commands.sort().join(" ")).toBe(
-      "cancel create destroy help history hosts init list migrate nbd-serve plan replicas show start stop up verify",
+      "cancel create destroy help history hosts init invite join leave list members migrate nbd-serve plan recover " +
+        "replicas revoke rotate-secret show start stop up verify watch",
     );
     for (const command of commands.filter((name) => name !== "help")) {
       const help = await runSojourn([command, "--help"]);
