@@ -68,6 +68,7 @@ export type MembershipChange = { host: string; from: MemberStatus | undefined; t
 /** At a start, and every so often, hosts of the member list that never were heard of are asked. */
 const SEEDS_AT_ONCE = 3;
 const SEEK_EVERY_MS = 2_000;
+const SEEK_SOON_MS = 1_000;
 /** What this host says of itself is looked at this often, and said when it changed enough. */
 const DESCRIBE_EVERY_MS = 10_000;
 const FREE_BYTES_STEP = 0.05;
@@ -88,6 +89,7 @@ export class HostMembership {
   #members: ReadonlySet<string> = new Set();
   #described: HostDescription | undefined;
   #intervals: NodeJS.Timeout[] = [];
+  #seeking: NodeJS.Timeout | undefined;
   #writing: Promise<void> = Promise.resolve();
   #isStopped = false;
 
@@ -146,7 +148,10 @@ export class HostMembership {
       this.#step({ type: "remove", host });
       this.#channels.drop(host);
     }
-    if (isNews) this.#seek(SEEDS_AT_ONCE);
+    if (!isNews) return;
+    // Alone, it asks at once. Otherwise gossip brings the newcomer first: it need not be dialled by all at one moment.
+    if (this.#state.table.active.length === 0) this.#seek(SEEDS_AT_ONCE);
+    else this.#seekSoon();
   }
 
   isMember(host: string): boolean {
@@ -215,6 +220,7 @@ export class HostMembership {
   async stop(): Promise<void> {
     this.#isStopped = true;
     for (const interval of this.#intervals) clearInterval(interval);
+    clearTimeout(this.#seeking);
     for (const timer of this.#timers.values()) clearTimeout(timer);
     this.#timers.clear();
     this.#channels.stop();
@@ -311,6 +317,11 @@ export class HostMembership {
     const unknown = [...this.#members].filter((host) => this.#state.table.get(host) === undefined);
     const seeds = shuffled(unknown).slice(0, count);
     if (seeds.length > 0) this.#step({ type: "join", seeds });
+  }
+
+  #seekSoon(): void {
+    clearTimeout(this.#seeking);
+    this.#seeking = setTimeout(() => this.#seek(1), (0.5 + Math.random()) * SEEK_SOON_MS);
   }
 
   async #describe(): Promise<HostDescription> {
