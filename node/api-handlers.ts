@@ -33,7 +33,7 @@ export type HandlerParts = MembershipApiParts & {
   startedAtMs: number;
   metadata: Metadata;
   peers: Peers;
-  recovery: Pick<Recovery, "recover">;
+  recovery: Pick<Recovery, "recover" | "custody">;
   log: Log;
   /** The data process; replaced when it was restarted. */
   data(): Pick<DataService, keyof DataService>;
@@ -95,6 +95,7 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
     recover: ({ domain, adopt }) => parts.recovery.recover(domain, adopt === undefined ? {} : { adopt }),
     replicas: ({ domain }) => replicaRows(parts, domain),
     history: ({ domain }) => historyRows(parts, domain),
+    custody: ({ domain }) => parts.recovery.custody(domain),
     verify: async ({ domain }) => parts.data().verify(await here(parts, domain)),
     "arm-fault": async ({ point, action }) => {
       await parts.data().armFault(action === "" ? point : `${point}:${action}`);

@@ -21,6 +21,7 @@ import { keyFile } from "./data-folder.ts";
 import { hostPaths } from "./domains/host-paths.ts";
 import { nodeErrorOf } from "./errors.ts";
 import { HostGossip } from "./gossip.ts";
+import { hostSigner } from "./host-signer.ts";
 import { type Identity, loadOrCreateIdentity } from "./identity.ts";
 import { listenMultiaddr } from "./listen.ts";
 import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
@@ -85,6 +86,7 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     metadata,
     log,
     data: () => data.service(),
+    sign: hostSigner(privateKey),
   });
 
   const facts = async (): Promise<HostFacts> => ({

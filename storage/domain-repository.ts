@@ -83,7 +83,7 @@ export class DomainRepository implements Domains {
 
   async remove(id: string, durability: Durability): Promise<void> {
     await this.#store.exclusive(async () => {
-      const prefixes = (["vbd", "generation", "bitmap", "replica"] as const).map((space) =>
+      const prefixes = (["vbd", "generation", "bitmap", "replica", "custody"] as const).map((space) =>
         prefixOf(space, id),
       );
       const keys = await Promise.all(prefixes.map((prefix) => this.#store.keys({ prefix })));

@@ -26,6 +26,8 @@ export const KEYSPACES = {
   history: "07",
   /** migration id → JournalEntry */
   journal: "08",
+  /** domain id, generation → CustodyRecord */
+  custody: "09",
 } as const;
 
 export type Keyspace = keyof typeof KEYSPACES;

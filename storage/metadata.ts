@@ -4,6 +4,7 @@
  * LevelDB allows one process, so the daemon's control process opens it and its data process asks by RPC:
  * every method takes and returns values that `structuredClone` can copy, and is asynchronous.
  */
+import { type Custody, CustodyRepository } from "./custody-repository.ts";
 import { DomainRepository, type Domains } from "./domain-repository.ts";
 import { GenerationRepository, type Generations } from "./generation-repository.ts";
 import type { KeyValueStore } from "./key-value-store.ts";
@@ -24,6 +25,7 @@ export interface Metadata {
   readonly replicas: Replicas;
   readonly placements: Placements;
   readonly history: MigrationHistory;
+  readonly custody: Custody;
   readonly journal: MigrationJournal;
   /** Reads everything and returns what cannot be read; every other record is well. */
   verify(): Promise<InvalidRecord[]>;
@@ -39,6 +41,7 @@ export class StoredMetadata implements Metadata {
   readonly replicas: ReplicaRepository;
   readonly placements: PlacementRepository;
   readonly history: HistoryRepository;
+  readonly custody: CustodyRepository;
   readonly journal: JournalRepository;
   readonly #store: KeyValueStore;
 
@@ -50,12 +53,13 @@ export class StoredMetadata implements Metadata {
     this.replicas = new ReplicaRepository(store);
     this.placements = new PlacementRepository(store);
     this.history = new HistoryRepository(store);
+    this.custody = new CustodyRepository(store);
     this.journal = new JournalRepository(store, this);
   }
 
   async verify(): Promise<InvalidRecord[]> {
-    const { domains, vbds, generations, replicas, placements, history, journal } = this;
-    const all = [domains, vbds, generations, replicas, placements, history, journal];
+    const { domains, vbds, generations, replicas, placements, history, custody, journal } = this;
+    const all = [domains, vbds, generations, replicas, placements, history, custody, journal];
     return (await Promise.all(all.map((repository) => repository.invalid()))).flat();
   }
 

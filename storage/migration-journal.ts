@@ -6,6 +6,7 @@
  * no reason ever to write a journal that may be forgotten, so no argument asks.
  */
 import { assert } from "../protocol/errors.ts";
+import type { CustodyRepository } from "./custody-repository.ts";
 import type { DomainRepository } from "./domain-repository.ts";
 import type { GenerationRepository } from "./generation-repository.ts";
 import { JournalEntry } from "./journal-records.ts";
@@ -14,6 +15,7 @@ import type { HistoryRepository } from "./migration-history.ts";
 import type { PlacementRepository } from "./placement-repository.ts";
 import { type InvalidRecord, RecordSpace } from "./record-space.ts";
 import type {
+  CustodyRecord,
   DomainRecord,
   HistoryRecord,
   PlacementRecord,
@@ -38,6 +40,7 @@ export type Commit = {
   readonly logEntry?: { readonly domain: string; readonly entry: StoredLogEntry };
   readonly placement?: PlacementRecord;
   readonly history?: HistoryRecord;
+  readonly custody?: readonly CustodyRecord[];
 };
 
 export interface MigrationJournal {
@@ -61,6 +64,7 @@ type Repositories = {
   replicas: ReplicaRepository;
   placements: PlacementRepository;
   history: HistoryRepository;
+  custody: CustodyRepository;
 };
 
 export class JournalRepository implements MigrationJournal {
@@ -97,7 +101,7 @@ export class JournalRepository implements MigrationJournal {
   }
 
   async #operationsOf(changes: Commit): Promise<WriteOperation[]> {
-    const { domains, vbds, generations, replicas, placements, history } = this.#repositories;
+    const { domains, vbds, generations, replicas, placements, history, custody } = this.#repositories;
     const operations: WriteOperation[] = [];
     if (changes.journalRemoved !== undefined) operations.push(this.#records.remove(changes.journalRemoved));
     if (changes.journal !== undefined) {
@@ -117,6 +121,7 @@ export class JournalRepository implements MigrationJournal {
     }
     if (changes.placement !== undefined) operations.push(placements.putOperation(changes.placement));
     if (changes.history !== undefined) operations.push(...(await history.addOperations(changes.history)));
+    if (changes.custody !== undefined) operations.push(...(await custody.putOperations(changes.custody)));
     return operations;
   }
 

@@ -138,3 +138,21 @@ export const HistoryRecord = z.strictObject({
   figures: Text,
 });
 export type HistoryRecord = z.infer<typeof HistoryRecord>;
+
+/** `SignedCertificate` of `protocol/custody.ts`. */
+export const CustodyRecord = z.strictObject({
+  certificate: z.strictObject({
+    kind: z.enum(["handover", "taken back", "adopted"]),
+    domain: Id,
+    generation: Generation,
+    from: Id,
+    to: Id,
+    previous: z.string().min(1).max(64),
+    digest: z.string().min(1).max(64),
+    timeMs: z.int().min(0),
+    word: z.string().max(4096),
+  }),
+  fromSignature: z.exactOptional(z.string().length(128)),
+  toSignature: z.exactOptional(z.string().length(128)),
+});
+export type CustodyRecord = z.infer<typeof CustodyRecord>;

@@ -244,6 +244,30 @@ export type RecoverReport = {
   adoption?: { from: string; generation: Generation };
 };
 
+/** A domain's chain of custody, oldest first, and what checking it found. */
+export type CustodyReport = {
+  domain: string;
+  name: string;
+  certificates: readonly {
+    kind: string;
+    generation: Generation;
+    from: string;
+    to: string;
+    fromName: string;
+    toName: string;
+    /** Hash of the certificate before it, and digest of what the generation that ended had written. */
+    previous: string;
+    digest: string;
+    timeMs: number;
+    word: string;
+    signedBy: readonly string[];
+  }[];
+  /** Empty: every certificate is signed by whom it names and follows the one before it. */
+  problems: readonly string[];
+  /** Generations that one end has yet to sign. */
+  incomplete: readonly Generation[];
+};
+
 type NoParams = Record<string, never>;
 type DomainParams = { domain: string };
 type Done = { domain: string; name: string; state: DomainRowState };
@@ -284,6 +308,7 @@ export type Api = {
   };
   replicas: { params: { domain?: string }; result: readonly ReplicaRow[] };
   history: { params: DomainParams; result: readonly HistoryRow[] };
+  custody: { params: DomainParams; result: CustodyReport };
   verify: { params: DomainParams; result: VerifyReport };
   /** Tests only: the daemon does `action` when it next comes to `point`. */
   "arm-fault": { params: { point: string; action: string }; result: { armed: true } };

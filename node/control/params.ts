@@ -129,6 +129,7 @@ export const apiParams: { readonly [M in ApiMethod]: z.ZodType<Api[M]["params"]>
   }),
   replicas: z.strictObject({ domain: reference.exactOptional() }),
   history: domainParams,
+  custody: domainParams,
   verify: domainParams,
   "arm-fault": z.strictObject({ point: z.string().min(1).max(256), action: z.string().min(1).max(256) }),
   "stop-daemon": noParams,

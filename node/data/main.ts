@@ -16,6 +16,7 @@ import { keyFile } from "../data-folder.ts";
 import { HostDomains } from "../domains/host-domains.ts";
 import { hostPaths } from "../domains/host-paths.ts";
 import { FaultPoints } from "../fault-points.ts";
+import { hostSigner } from "../host-signer.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { WasmHypervisor } from "../hypervisor/wasm/wasm-hypervisor.ts";
 import { type Identity, loadOrCreateIdentity } from "../identity.ts";
@@ -79,6 +80,7 @@ async function main(): Promise<void> {
     faults,
     changed,
   };
+  const sign = hostSigner(privateKey);
   const domains = new HostDomains({ ...shared, hypervisors, exports });
   const { migration } = config;
   const migrations = new Migrations({
@@ -87,10 +89,11 @@ async function main(): Promise<void> {
     domains,
     limits: migration,
     link: migration,
+    sign,
     addressOf: (host) => control.addressOf(host),
   });
 
-  const recovery = new DomainRecovery({ ...shared, domains, migrations });
+  const recovery = new DomainRecovery({ ...shared, domains, migrations, sign });
   const parts: DataServiceParts = {
     ...shared,
     domains,

@@ -3,7 +3,7 @@
 import type { BlockBitmap } from "../../protocol/block-bitmap.ts";
 import type { SourceContext, SourceEffect, SourceRecord, SourceState } from "../../protocol/source.ts";
 import type { Metadata } from "../../storage/metadata.ts";
-import type { DomainRecord } from "../../storage/records.ts";
+import type { CustodyRecord, DomainRecord } from "../../storage/records.ts";
 import type { Attachment } from "../attachment/attachment.ts";
 import { CopyAttachment } from "../attachment/copy-attachment.ts";
 import { FencedAttachment } from "../attachment/fenced-attachment.ts";
@@ -11,8 +11,10 @@ import type { Clock } from "../clock.ts";
 import type { HopReport, MigrationSummary, Progress } from "../control/api.ts";
 import type { HostDomains } from "../domains/host-domains.ts";
 import type { FaultPoints } from "../fault-points.ts";
+import type { HostSigner } from "../host-signer.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
+import { certify } from "../recovery/certificates.ts";
 import { sourceCommit } from "./source-commits.ts";
 import { hasEnded, SourceDriver } from "./source-driver.ts";
 import type { SourceOptions } from "./source-parts.ts";
@@ -31,6 +33,8 @@ export type OutgoingParts = {
     "inFlightBlocksMax" | "iterationsMax" | "totalSentFactorMax" | "remainingBlocksToFreeze" | "hotSendsMax"
   >;
   link: Omit<SourceOptions, "address">;
+  /** This host's signature under certificates of custody. */
+  sign: HostSigner;
   /** The bulk listener of a host of the cluster. Throws when nobody knows it. */
   addressOf(host: string): Promise<string>;
   changed(domain: string): void;
@@ -59,6 +63,8 @@ export class OutgoingMigration {
   #driver: SourceDriver | undefined;
   readonly #initial: SourceState;
   #written: readonly BlockBitmap[] | undefined;
+  /** The end of the domain's chain of custody, read before the domain is frozen. */
+  #lastCertificate: CustodyRecord | undefined;
   #lastProgressMs = 0;
   #lastPhase: SourceState["phase"] | undefined;
   #cancelReason: string | undefined;
@@ -92,6 +98,7 @@ export class OutgoingMigration {
     const { domains, log, faults, clock, network } = this.#parts;
     const { context } = this;
     const attachment = await this.#attachment();
+    this.#lastCertificate = (await this.#parts.metadata.custody.list(context.domain.id)).at(-1);
     const driver = new SourceDriver(
       this.#initial,
       context,
@@ -166,8 +173,26 @@ export class OutgoingMigration {
     const { metadata, self, clock } = this.#parts;
     const domain = (await metadata.domains.get(this.#domain.id)) ?? this.#domain;
     const facts = { self, nowMs: clock.wallMs(), domain, context: this.context, written: this.#written };
-    await metadata.journal.commit(sourceCommit(record, facts));
+    await metadata.journal.commit({ ...sourceCommit(record, facts), ...this.#custody(record) });
     if (record.phase === "handed-over") this.#parts.changed(this.#domain.id);
+  }
+
+  /** Written once, with the record that it is about; one of an earlier process is there already. */
+  #custody({ phase, generation, destination }: SourceRecord): { custody?: readonly CustodyRecord[] } {
+    if (phase !== "handed-over" || this.#written === undefined) return {};
+    const { self, clock, sign } = this.#parts;
+    const before = this.#lastCertificate;
+    if (before !== undefined && before.certificate.generation > generation) return {};
+    const facts = {
+      kind: "handover",
+      domain: this.#domain.id,
+      generation: generation + 1,
+      word: "",
+    } as const;
+    const ends = { from: self, to: destination, timeMs: Math.round(clock.wallMs()) };
+    const next = certify({ ...facts, ...ends, before, written: this.#written }, { self, sign });
+    this.#lastCertificate = next;
+    return { custody: [next] };
   }
 
   /** The files are closed; what they are now is what a later migration must find. */

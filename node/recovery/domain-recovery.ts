@@ -9,6 +9,7 @@ import { type Decision, decide, isAbout, type Testimony } from "../../protocol/r
 import type { DomainRecord, HistoryRecord } from "../../storage/records.ts";
 import type { Clock } from "../clock.ts";
 import { NodeError } from "../errors.ts";
+import type { HostSigner } from "../host-signer.ts";
 import type { Log } from "../log.ts";
 import type { Migrations } from "../migration/migrations.ts";
 import { setAside } from "./aside.ts";
@@ -20,6 +21,7 @@ export type DomainRecoveryParts = TestimonyParts & {
   migrations: Migrations;
   clock: Clock;
   log: Log;
+  sign: HostSigner;
   changed(domain: string): void;
 };
 

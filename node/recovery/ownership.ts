@@ -5,11 +5,13 @@ import { BlockBitmap } from "../../protocol/block-bitmap.ts";
 import type { Testimony } from "../../protocol/recovery.ts";
 import { blockCountOf } from "../../protocol/units.ts";
 import type { Metadata } from "../../storage/metadata.ts";
-import type { DomainRecord, HistoryRecord, StoredLogEntry } from "../../storage/records.ts";
+import type { CustodyRecord, DomainRecord, HistoryRecord, StoredLogEntry } from "../../storage/records.ts";
 import type { Clock } from "../clock.ts";
 import type { HostDomains } from "../domains/host-domains.ts";
 import type { HostPaths } from "../domains/host-paths.ts";
 import { closeGeneration, readGenerationLog, storedEntries } from "../domains/stored-log.ts";
+import type { HostSigner } from "../host-signer.ts";
+import { certify } from "./certificates.ts";
 
 export type OwnershipParts = {
   self: string;
@@ -17,6 +19,7 @@ export type OwnershipParts = {
   domains: HostDomains;
   paths: HostPaths;
   clock: Clock;
+  sign: HostSigner;
 };
 
 export type Ownership = {
@@ -56,6 +59,7 @@ export async function own(
     ],
     log: { domain: id, entries },
     history,
+    custody: [await certificateOf(parts, next, { history, log })],
   });
   for (const { name } of next.vbds) await rm(paths.presenceLog(id, name), { force: true });
   await domains.open(next);
@@ -63,6 +67,22 @@ export async function own(
   if (isFrozen) return hypervisor.resume(id);
   await hypervisor.destroy(id);
   await hypervisor.start(domains.spec(next, await domains.vbdsOf(next)));
+}
+
+/** Of the generation that begins: signed by its new owner, who alone can say how it came to it. */
+async function certificateOf(
+  { metadata, self, sign }: OwnershipParts,
+  { id, generation }: DomainRecord,
+  { history, log }: Pick<Ownership, "history" | "log">,
+): Promise<CustodyRecord> {
+  const before = (await metadata.custody.list(id)).at(-1);
+  const kind = log === "unwritten" ? "taken back" : "adopted";
+  const facts = { kind, domain: id, generation, from: history.from, to: self } as const;
+  const word = kind === "adopted" ? history.figures : "";
+  return certify(
+    { ...facts, timeMs: Math.round(history.endedAt), word, before, written: undefined },
+    { self, sign },
+  );
 }
 
 /** The log up to the new generation, where nobody wrote in the ones between. */

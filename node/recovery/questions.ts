@@ -4,9 +4,11 @@
  */
 
 import { z } from "zod";
+import { CERTIFICATES_MAX, type SignedCertificate } from "../../protocol/custody.ts";
 import { NAME_LENGTH_MAX, VBDS_MAX } from "../../protocol/limits.ts";
 import type { DomainDescription } from "../../protocol/messages.ts";
 import type { Testimony } from "../../protocol/recovery.ts";
+import { CustodyRecord } from "../../storage/records.ts";
 import type { Links } from "../membership/links.ts";
 import type { Channel, Network } from "../network/network.ts";
 
@@ -51,6 +53,10 @@ const Question = z.discriminatedUnion("ask", [
   z.strictObject({ ask: z.literal("custody"), domain: Id }),
   /** It is your turn: run `recover` for this domain, asking me. */
   z.strictObject({ ask: z.literal("your-turn"), domain: Id }),
+  /** The domain's chain of custody, as far as you know it. */
+  z.strictObject({ ask: z.literal("chain"), domain: Id }),
+  /** What you and I are the ends of; now it has my signature, too. */
+  z.strictObject({ ask: z.literal("signed"), certificates: z.array(CustodyRecord).max(16) }),
 ]);
 type Question = z.infer<typeof Question>;
 
@@ -63,6 +69,8 @@ export type Custody = { testimony: Testimony; description: DomainDescription | u
 export type RecoveryAnswers = {
   custody(domain: string): Promise<Custody>;
   yourTurn(peer: string, domain: string): Promise<readonly string[]>;
+  chain(domain: string): Promise<readonly SignedCertificate[]>;
+  signed(peer: string, certificates: readonly SignedCertificate[]): Promise<void>;
 };
 
 export async function answerRecovery(network: Network, answers: RecoveryAnswers): Promise<void> {
@@ -76,6 +84,11 @@ export async function answerRecovery(network: Network, answers: RecoveryAnswers)
 async function reply(peer: string, frame: Uint8Array, answers: RecoveryAnswers): Promise<unknown> {
   try {
     const question = Question.parse(decode(frame));
+    if (question.ask === "chain") return { answer: await answers.chain(question.domain) };
+    if (question.ask === "signed") {
+      await answers.signed(peer, question.certificates);
+      return { answer: null };
+    }
     if (question.ask === "your-turn")
       return { answer: { did: await answers.yourTurn(peer, question.domain) } };
     const { testimony, description } = await answers.custody(question.domain);
@@ -112,6 +125,15 @@ export class RecoveryAsker {
 
   async yourTurn(host: string, domain: string, signal: AbortSignal): Promise<readonly string[]> {
     return TurnAnswer.parse(await this.#ask(host, { ask: "your-turn", domain }, signal)).did;
+  }
+
+  async chain(host: string, domain: string, signal: AbortSignal): Promise<SignedCertificate[]> {
+    const answer = await this.#ask(host, { ask: "chain", domain }, signal);
+    return z.array(CustodyRecord).max(CERTIFICATES_MAX).parse(answer);
+  }
+
+  async signed(host: string, certificates: readonly SignedCertificate[], signal: AbortSignal): Promise<void> {
+    await this.#ask(host, { ask: "signed", certificates: [...certificates] }, signal);
   }
 
   async #ask(host: string, question: Question, signal: AbortSignal): Promise<unknown> {

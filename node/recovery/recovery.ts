@@ -6,12 +6,14 @@
 
 import { type Decision, decide, type Testimony } from "../../protocol/recovery.ts";
 import type { Metadata } from "../../storage/metadata.ts";
-import type { RecoverReport } from "../control/api.ts";
+import type { CustodyReport, RecoverReport } from "../control/api.ts";
 import type { DataService } from "../data/data-service.ts";
 import { NodeError } from "../errors.ts";
 import type { HostGossip } from "../gossip.ts";
+import type { HostSigner } from "../host-signer.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
+import { CustodyKeeper } from "./custody-keeper.ts";
 import { answerRecovery, type Custody, type RecoveryAnswers, RecoveryAsker } from "./questions.ts";
 
 export type RecoveryParts = {
@@ -19,6 +21,7 @@ export type RecoveryParts = {
   hostName: string;
   metadata: Metadata;
   asker: RecoveryAsker;
+  custody: CustodyKeeper;
   log: Log;
   data(): Pick<DataService, "findAny" | "testify" | "carryOut" | "carryOutAlone" | "adopt">;
   nameOf(host: string): string;
@@ -46,12 +49,17 @@ export class Recovery {
   /** A recovery that asks over gossip's connections and believes placement about who claims what. */
   static over(
     { links, peers, placements }: Pick<HostGossip, "links" | "peers" | "placements">,
-    parts: Omit<RecoveryParts, "asker" | "nameOf" | "claimants">,
+    {
+      sign,
+      ...parts
+    }: Omit<RecoveryParts, "asker" | "custody" | "nameOf" | "claimants"> & { sign: HostSigner },
   ): Recovery {
-    const { self, hostName } = parts;
+    const { self, hostName, metadata, log } = parts;
+    const asker = new RecoveryAsker(links);
     const recovery = new Recovery({
       ...parts,
-      asker: new RecoveryAsker(links),
+      asker,
+      custody: new CustodyKeeper({ self, metadata, asker, sign, log }),
       nameOf: (host) => (host === self ? hostName : peers.nameOf(host)),
       claimants: (domain) => {
         const view = placements.view(domain);
@@ -75,8 +83,29 @@ export class Recovery {
   get #answers(): RecoveryAnswers {
     return {
       custody: (domain) => this.#custody(domain),
+      chain: (domain) => this.#parts.custody.chain(domain),
+      signed: (peer, certificates) => this.#parts.custody.signed(peer, certificates),
       yourTurn: async (peer, domain) => (await this.#turns(domain, { peer, mayAsk: false })).did,
     };
+  }
+
+  /** The domain's chain of custody as this host knows it, and what is wrong with it. Throws DOMAIN_UNKNOWN. */
+  async custody(query: string): Promise<CustodyReport> {
+    const found = await this.#parts.data().findAny(query);
+    if (found === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
+    const { id, name } = found;
+    const { chain, problems, incomplete } = await this.#parts.custody.verify(id);
+    const { nameOf } = this.#parts;
+    const certificates = chain.map(({ certificate, fromSignature, toSignature }) => ({
+      ...certificate,
+      fromName: nameOf(certificate.from),
+      toName: nameOf(certificate.to),
+      signedBy: [
+        ...(fromSignature === undefined ? [] : [nameOf(certificate.from)]),
+        ...(toSignature === undefined ? [] : [nameOf(certificate.to)]),
+      ],
+    }));
+    return { domain: id, name, certificates, problems, incomplete };
   }
 
   /** Throws DOMAIN_UNKNOWN, OWNERSHIP_UNCERTAIN, USAGE. */
@@ -94,6 +123,7 @@ export class Recovery {
   heard(domain: string): void {
     if (this.#checking.has(domain)) return;
     const check = this.#check(domain)
+      .then(() => this.#parts.custody.complete(domain))
       .catch((error: unknown) => this.#parts.log.warn("a claim could not be looked into", { domain, error }))
       .finally(() => this.#checking.delete(domain));
     this.#checking.set(domain, check);

@@ -88,7 +88,9 @@ export function explore(
       if (isGoodEnd(world)) {
         good.push(id);
         const running = Object.values(world.hosts).find(({ guest }) => guest?.state === "running");
-        const end = running === undefined ? reasonOf(world)! : `runs on ${running.name}`;
+        const reason = reasonOf(world);
+        const isPlain = running !== undefined && reason?.startsWith("conflict") !== true;
+        const end = isPlain ? `runs on ${running.name}` : reason!;
         ends[end] = (ends[end] ?? 0) + 1;
       }
       for (const move of movesOf(world, plan)) {

@@ -127,10 +127,19 @@ function write(name: HostName, block: number): Move {
         host.presence = { ...host.presence, durable: host.presence.durable & ~(1 << block) };
       }
       const { newest } = draft.truth;
+      // What a host writes that was ousted by an adoption it has not heard of is nobody's newest.
+      if (isOusted(draft, host)) return true;
       draft.truth = { ...draft.truth, writes: value, memory: value, newest: newest.with(block, value) };
       return true;
     },
   };
+}
+
+function isOusted(draft: Draft, { name, journal }: Host): boolean {
+  return draft.hostNames.some((other) => {
+    const { domain } = draft.peek(other).journal;
+    return other !== name && domain?.owner === other && domain.generation > journal.domain!.generation;
+  });
 }
 
 function isAtWork(phase: string): boolean {

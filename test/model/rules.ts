@@ -14,7 +14,8 @@ export function brokenRule(world: World): string | undefined {
   }
   const owners = hosts.filter(({ name, journal }) => journal.domain?.owner === name);
   const generations = new Set(owners.map(({ journal }) => journal.domain!.generation));
-  if (generations.size < owners.length && world.truth.adoptions < 2) {
+  // After such a word a second owner of one generation is a conflict, which is said aloud: see `reasonOf`.
+  if (generations.size < owners.length && !world.truth.wordWasFalse && world.truth.adoptions < 2) {
     return `${owners.map(({ name }) => name).join(" and ")} own the same generation`;
   }
   for (const host of running) {
@@ -48,12 +49,28 @@ export function isGoodEnd(world: World): boolean {
   const hosts = Object.values(world.hosts);
   if (hosts.some(({ daemon }) => daemon === undefined || daemon.recovery !== undefined)) return false;
   const running = hosts.filter(({ guest }) => guest?.state === "running");
+  if (conflictOf(world) !== undefined) return true;
   if (running.length === 1) return running[0]!.journal.domain?.owner === running[0]!.name;
   return running.length === 0 && reasonOf(world) !== undefined;
 }
 
+/** Two owners of one generation, both of which know it: only people can settle that. */
+function conflictOf(world: World): string | undefined {
+  const testimonies = Object.values(world.hosts).map(testimonyOf);
+  for (const mine of testimonies) {
+    for (const theirs of testimonies) {
+      if (mine.host >= theirs.host || mine.claim?.owner !== mine.host) continue;
+      const decision = decide({ mine, theirs });
+      if (decision.do === "conflict") return `conflict of ${decision.hosts.join(" and ")}`;
+    }
+  }
+  return undefined;
+}
+
 /** Why the domain does not run, where a host says so: it is off, or it is frozen and `recover` has an answer. */
 export function reasonOf(world: World): string | undefined {
+  const conflict = conflictOf(world);
+  if (conflict !== undefined) return conflict;
   const hosts = Object.values(world.hosts);
   const testimonies = hosts.map(testimonyOf);
   const off = hosts.find(({ name, journal, guest }) => journal.domain?.owner === name && guest === undefined);

@@ -13,6 +13,7 @@ test("the numbers of the keyspaces are what they always were", () => {
     placement: "06",
     history: "07",
     journal: "08",
+    custody: "09",
   });
 });
 

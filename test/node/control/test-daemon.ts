@@ -38,6 +38,7 @@ const METHODS: { [M in ApiMethod]: true } = {
   recover: true,
   replicas: true,
   history: true,
+  custody: true,
   verify: true,
   "arm-fault": true,
   "stop-daemon": true,
