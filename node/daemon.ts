@@ -21,7 +21,6 @@ import { keyFile } from "./data-folder.ts";
 import { hostPaths } from "./domains/host-paths.ts";
 import { nodeErrorOf } from "./errors.ts";
 import { HostGossip } from "./gossip.ts";
-import { hostSigner } from "./host-signer.ts";
 import { type Identity, loadOrCreateIdentity } from "./identity.ts";
 import { listenMultiaddr } from "./listen.ts";
 import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
@@ -81,12 +80,11 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   );
 
   const recovery = Recovery.over(gossip, {
-    self: hostId,
     ...hostParts,
+    identity,
     metadata,
     log,
     data: () => data.service(),
-    sign: hostSigner(privateKey),
   });
 
   const facts = async (): Promise<HostFacts> => ({

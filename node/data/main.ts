@@ -79,8 +79,8 @@ async function main(): Promise<void> {
     log,
     faults,
     changed,
+    sign: hostSigner(privateKey),
   };
-  const sign = hostSigner(privateKey);
   const domains = new HostDomains({ ...shared, hypervisors, exports });
   const { migration } = config;
   const migrations = new Migrations({
@@ -89,16 +89,14 @@ async function main(): Promise<void> {
     domains,
     limits: migration,
     link: migration,
-    sign,
     addressOf: (host) => control.addressOf(host),
   });
 
-  const recovery = new DomainRecovery({ ...shared, domains, migrations, sign });
   const parts: DataServiceParts = {
     ...shared,
     domains,
     migrations,
-    recovery,
+    recovery: new DomainRecovery({ ...shared, domains, migrations }),
     progress: (domain, progress) => rpc.notify("progress", { domain, progress }),
     stop: async () => {
       await migrations.stop();

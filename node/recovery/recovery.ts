@@ -10,7 +10,8 @@ import type { CustodyReport, RecoverReport } from "../control/api.ts";
 import type { DataService } from "../data/data-service.ts";
 import { NodeError } from "../errors.ts";
 import type { HostGossip } from "../gossip.ts";
-import type { HostSigner } from "../host-signer.ts";
+import { hostSigner } from "../host-signer.ts";
+import type { Identity } from "../identity.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
 import { CustodyKeeper } from "./custody-keeper.ts";
@@ -50,14 +51,17 @@ export class Recovery {
   static over(
     { links, peers, placements }: Pick<HostGossip, "links" | "peers" | "placements">,
     {
-      sign,
+      identity,
       ...parts
-    }: Omit<RecoveryParts, "asker" | "custody" | "nameOf" | "claimants"> & { sign: HostSigner },
+    }: Pick<RecoveryParts, "hostName" | "metadata" | "log" | "data"> & { identity: Identity },
   ): Recovery {
-    const { self, hostName, metadata, log } = parts;
+    const { hostName, metadata, log } = parts;
+    const { hostId: self, privateKey } = identity;
+    const sign = hostSigner(privateKey);
     const asker = new RecoveryAsker(links);
     const recovery = new Recovery({
       ...parts,
+      self,
       asker,
       custody: new CustodyKeeper({ self, metadata, asker, sign, log }),
       nameOf: (host) => (host === self ? hostName : peers.nameOf(host)),
