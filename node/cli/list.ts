@@ -5,7 +5,7 @@ import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
 import type { DomainRow, ReplicaSummary } from "../control/api.ts";
 import { formatSize } from "../sizes.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
-import { formatSeen } from "./format.ts";
+import { formatDuration, formatSeen } from "./format.ts";
 import { type Column, formatTable } from "./output.ts";
 import { formatShare } from "./progress.ts";
 
@@ -37,7 +37,11 @@ export function addList(program: Command): void {
 }
 
 function formatState(row: DomainRow): string {
-  const { migration } = row;
+  const { migration, conflict } = row;
+  // Loud: nothing else about the domain can be trusted until it is settled.
+  if (conflict !== undefined) {
+    return `CONFLICT: ${conflict.map(({ hostName, generation }) => `${hostName}:${generation}`).join(" and ")}`;
+  }
   if (migration === undefined) return row.state;
   return `${row.state}, ${migration.phase}${formatShare(migration)} to ${migration.toName}`;
 }
@@ -46,5 +50,6 @@ function formatState(row: DomainRow): string {
 export function formatReplica(replica: ReplicaSummary): string {
   const dirty = replica.dirtyBlocks;
   const cost = dirty === undefined ? "" : ` +${formatSize(dirty * BLOCK_SIZE_BYTES)}`;
-  return `${replica.hostName}:${replica.generation}${cost}`;
+  const age = replica.ageSeconds === undefined ? "" : ` ${formatDuration(replica.ageSeconds * 1000)} old`;
+  return `${replica.hostName}:${replica.generation}${age}${cost}`;
 }
