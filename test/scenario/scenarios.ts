@@ -33,6 +33,7 @@ const CALM: Partial<Options> = {
   journalFailingPercent: 0,
   flushFailingPercent: 0,
   memoryDelayMsMax: 0,
+  pushDelayMsMax: 0,
   calmAtMs: 1000,
 };
 

@@ -38,6 +38,8 @@ export type Options = {
   answerMsMax: number;
   network: { latencyMsMax: number; noticeMsMax: number; breakingPerMille: number; stallPercent: number };
   memoryDelayMsMax: number;
+  /** What a block of post-copy may take at the source: a long post-copy meets more faults. */
+  pushDelayMsMax: number;
   /** Mean time between faults of a kind, in ms; undefined: none of them. */
   every: {
     idleBreakMs: number | undefined;
@@ -69,7 +71,7 @@ export function drawOptions(prng: Prng, late: Prng): Options {
   });
   const isCalm = prng.chance(15);
   const crashes = !isCalm && prng.chance(60);
-  return {
+  const options: Options = {
     hosts: prng.between(2, 3),
     hops: prng.between(1, 5),
     sizes,
@@ -118,5 +120,29 @@ export function drawOptions(prng: Prng, late: Prng): Options {
     journalFailingPercent: isCalm ? 0 : sometimes(15, 2, 30),
     flushFailingPercent: isCalm ? 0 : sometimes(10, 20, 70),
     memoryDelayMsMax: late.chance(20) ? late.between(20, 300) : 0,
+    pushDelayMsMax: late.chance(25) ? late.between(50, 1500) : 0,
+  };
+  return !isCalm && late.chance(15) ? withBadPower(options, late) : options;
+}
+
+/**
+ * Nothing but losses of power, often and for long, under a guest that flushes little: what the logs of dirty and
+ * of missing blocks are for shows only where the power goes at the right moment.
+ */
+function withBadPower(options: Options, prng: Prng): Options {
+  return {
+    ...options,
+    hops: 5,
+    calmAtMs: 4000,
+    guest: { ...options.guest, stepMs: 20, writePercent: 60, flushPercent: prng.pick([0, 10, 30]) },
+    network: { ...options.network, breakingPerMille: 0 },
+    every: {
+      idleBreakMs: undefined,
+      killMs: undefined,
+      powerMs: prng.between(150, 500),
+      cancelMs: undefined,
+    },
+    dyingPerMille: 0,
+    pushDelayMsMax: prng.chance(50) ? prng.between(200, 1000) : 0,
   };
 }

@@ -183,7 +183,10 @@ export class SourceDriver {
     const session = this.#speaking;
     this.meter.sent(purpose, vbd, runs);
     if (this.meter.violation !== undefined) this.daemon.around.wrong(this.meter.violation);
+    const { process, around } = this.daemon;
+    const delayMsMax = purpose === "precopy" ? 0 : around.options.pushDelayMsMax;
     this.#later(async () => {
+      if (delayMsMax > 0) await process.sleep(process.prng.between(0, delayMsMax));
       const blocks = await readBlocks(this.#store(vbd), { ticket, purpose, vbd, runs });
       if (!this.daemon.process.alive) return undefined;
       this.daemon.around.log(this.#name, () => `▶ ${describe(blocks)}`);
