@@ -20,6 +20,7 @@ export type CustodyKeeperParts = {
 };
 
 const ASK_TIMEOUT_MS = 5_000;
+const CERTIFICATES_PER_MESSAGE_MAX = 16;
 
 export class CustodyKeeper {
   readonly #parts: CustodyKeeperParts;
@@ -66,14 +67,12 @@ export class CustodyKeeper {
       if (source === undefined || !(await this.#fetch(domain, source, chain))) return;
       chain = await this.chain(domain);
     }
-    const mine = chain.filter(
-      ({ certificate: { to }, toSignature }) => to === self && toSignature === undefined,
-    );
+    const mine = chain.filter((known) => isUnsigned(known, self));
     const signed = mine.map((certificate) => countersigned(certificate, this.#parts));
     await metadata.custody.put(signed, { sync: true });
-    const isTold = await this.#tell(
-      chain.map((known) => signed.find(({ certificate }) => certificate === known.certificate) ?? known),
-    );
+    const last = chain.at(-1);
+    const news = last === undefined || mine.includes(last) ? signed : [...signed, last];
+    const isTold = await this.#tell(news);
     if (isTold && chain.at(-1)?.certificate.generation === record.generation) {
       this.#settled.set(domain, record.generation);
     }
@@ -104,22 +103,24 @@ export class CustodyKeeper {
     }
   }
 
-  /** The newest that this host received and its other end may not have yet. */
-  async #tell(chain: readonly SignedCertificate[]): Promise<boolean> {
+  /** Tells the other ends what this host has signed, and the newest once more: nobody knows what they have heard. */
+  async #tell(news: readonly SignedCertificate[]): Promise<boolean> {
     const { asker, self, log } = this.#parts;
-    const last = chain.at(-1);
-    if (last === undefined || last.certificate.from === self || last.certificate.kind === "adopted")
-      return true;
-    try {
-      await asker.signed(last.certificate.from, [last], AbortSignal.timeout(ASK_TIMEOUT_MS));
-      return true;
-    } catch (error) {
-      log.debug("a countersignature was not heard", {
-        peer: last.certificate.from,
-        reason: (error as Error).message,
-      });
-      return false;
+    const peers = new Map<string, SignedCertificate[]>();
+    for (const record of news.slice(-CERTIFICATES_PER_MESSAGE_MAX)) {
+      const { from, to, kind } = record.certificate;
+      const peer = from === self ? to : from;
+      if (peer !== self && kind !== "adopted") peers.set(peer, [...(peers.get(peer) ?? []), record]);
     }
+    for (const [peer, records] of peers) {
+      try {
+        await asker.signed(peer, records, AbortSignal.timeout(ASK_TIMEOUT_MS));
+      } catch (error) {
+        log.debug("a countersignature was not heard", { peer, reason: (error as Error).message });
+        return false;
+      }
+    }
+    return true;
   }
 
   async #sourceOf(domain: string, generation: number): Promise<string | undefined> {
@@ -137,4 +138,11 @@ export class CustodyKeeper {
     const replicas = await metadata.replicas.list(domain);
     return replicas.find((replica) => replica.host !== self && replica.generation === generation - 1)?.host;
   }
+}
+
+/** A handover's two ends sign it; so do those of one that was taken back: it was given, and given up. */
+function isUnsigned({ certificate, fromSignature, toSignature }: SignedCertificate, self: string): boolean {
+  const { from, to, kind } = certificate;
+  if (to === self && toSignature === undefined) return true;
+  return kind !== "adopted" && from === self && fromSignature === undefined;
 }

@@ -2,7 +2,7 @@
 
 import { existsSync } from "node:fs";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import type { DomainDetail, HistoryRow, RecoverReport } from "../../node/control/api.ts";
+import type { CustodyReport, DomainDetail, HistoryRow, RecoverReport } from "../../node/control/api.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
 import { killQuietly, processesOf } from "../../testnet/processes.ts";
 import { createDomain, expectUnharmed, sojourn, sojournJson } from "./hosts.ts";
@@ -40,6 +40,16 @@ async function until(host: ClusterHost, holds: (seen: DomainDetail) => boolean):
   }
 }
 
+/** Both hosts have signed the generation's certificate, as this host knows it. */
+async function untilSigned(host: ClusterHost, generation: number): Promise<CustodyReport> {
+  for (;;) {
+    const report = await host.call("custody", { domain: "web" });
+    const signers = report.certificates.find((each) => each.generation === generation)?.signedBy ?? [];
+    if (signers.length === 2) return report;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}
+
 test("a destination that lost the memory before it ran there gives the domain back", async () => {
   await interruptHandover();
   await losePower(beta);
@@ -57,6 +67,15 @@ test("a destination that lost the memory before it ran there gives the domain ba
   await expectUnharmed(alpha, "web");
   await sojournJson(alpha, "migrate", "web", "beta");
   await expectUnharmed(beta, "web");
+  const custody = await untilSigned(beta, 4);
+  expect(custody.certificates.map(({ kind, fromName, toName }) => [kind, fromName, toName])).toEqual([
+    ["handover", "alpha", "beta"],
+    ["taken back", "beta", "alpha"],
+    ["handover", "alpha", "beta"],
+  ]);
+  expect(custody).toMatchObject({ problems: [], incomplete: [] });
+  // The source hears of the countersignature, and anybody finds the same chain there.
+  expect(await untilSigned(alpha, 4)).toEqual(custody);
 }, 240_000);
 
 test("recover at either end finds nothing to do where a handover finishes by itself", async () => {
