@@ -339,6 +339,12 @@ export class Migrations {
 
   async #examine(wish: Parameters<typeof examineCopies>[1]) {
     try {
+      const { id, name } = wish.domain;
+      const outgoing = this.outgoing(id);
+      // It was here, and its way out is not over: what is left of it would be ended when the domain is back.
+      if (outgoing !== undefined) {
+        throw new NodeError("MIGRATION_BUSY", { domain: name, migration: outgoing.context.migration });
+      }
       this.#parts.domains.hypervisor(wish.domain.hypervisor);
       return { copies: await examineCopies(this.#parts, wish) };
     } catch (error) {

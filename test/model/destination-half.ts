@@ -142,7 +142,7 @@ function answerOf(
 ): DestinationEvent {
   switch (job.type) {
     case "examine":
-      return examine(host, machine, job);
+      return examine(draft, host, machine, job);
     case "digest": {
       const { level, start, count } = job;
       const disk = host.disk!.now;
@@ -186,6 +186,7 @@ function answerOf(
 }
 
 function examine(
+  draft: Draft,
   host: Host,
   machine: DestinationMachine,
   { generation }: Extract<DestinationJob, { type: "examine" }>,
@@ -194,6 +195,13 @@ function examine(
   const isForeign = domain?.generation === generation && domain.owner !== machine.peer;
   if (domain !== undefined && (isForeign || domain.generation > generation || domain.owner === host.name)) {
     return { type: "refused", code: "NOT_OWNER", reason: "" };
+  }
+  // Its way out of here is not over: what is left of it would be ended when it is back.
+  const isLeaving = host.daemon!.machines.some(({ role, state }) => {
+    return role === "source" && !["aborting", "aborted", "finishing", "completed"].includes(state.phase);
+  });
+  if (isLeaving && draft.parts.daemon.takesBackTooEarly !== true) {
+    return { type: "refused", code: "MIGRATION_BUSY", reason: "" };
   }
   const replica = replicas.find((candidate) => candidate.host === host.name);
   let copy: CopyAtDestination = { kind: "none" };

@@ -199,6 +199,12 @@ export const mutants: readonly Mutant[] = [
     parts: { ...realParts, isAbout: () => true },
   },
   {
+    name: "back-too-early",
+    breaks: "a domain comes back only when its way out is over",
+    scenario: scenario("back", ["AB", "BA"], { faultsMax: 0, writes: 1 }),
+    parts: daemon({ takesBackTooEarly: true }),
+  },
+  {
     name: "adopt-without-raising",
     breaks: "an adopted domain runs under a generation above everything known",
     scenario: scenario("adopt", ["AB"], { faultsMax: 1, adopts: 1 }),

@@ -6,11 +6,11 @@
 import { closeGeneration, storedEntries } from "../../node/domains/stored-log.ts";
 import { BlockBitmap } from "../../protocol/block-bitmap.ts";
 import { GenerationLog } from "../../protocol/generation-log.ts";
-import type { Decision, Testimony } from "../../protocol/recovery.ts";
+import { type Decision, generationAbove, type Testimony } from "../../protocol/recovery.ts";
 import type { DomainRecord } from "../../storage/records.ts";
 import { commit, feed, removeMachine } from "./daemon.ts";
 import { DOMAIN_ID, domainRecord } from "./domain.ts";
-import type { Draft, Host, HostName } from "./state.ts";
+import { type Draft, type Host, type HostName, Violation } from "./state.ts";
 
 export function testimonyOf(host: Host): Testimony {
   const { domain, entries, replicas } = host.journal;
@@ -107,6 +107,7 @@ function carryOut(draft: Draft, host: Host, decision: Extract<Decision, { at: st
     }
     case "let-go":
       forsake(host);
+      host.daemon!.exported = undefined;
       if (host.guest?.state !== "running") host.guest = undefined;
       commit(host, { journalRemoved: decision.migration });
       return;
@@ -198,6 +199,8 @@ export function adopt(draft: Draft, name: HostName): boolean {
   const raised = draft.parts.daemon.adoptsWithoutRaising ? base.generation : generation;
   // The metadata would refuse the other owner of a known generation.
   if (raised !== generation) host.journal = { ...host.journal, domain: undefined };
+  if (raised < generationAbove(mine))
+    throw new Violation("a domain is adopted under a generation that was known");
   own(
     draft,
     host,

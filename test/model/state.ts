@@ -183,6 +183,7 @@ export type Parts = {
     exportsWithoutLooking?: boolean;
     adoptsWithoutRaising?: boolean;
     neverFences?: boolean;
+    takesBackTooEarly?: boolean;
     storesLateBlocks?: boolean;
   };
 };
