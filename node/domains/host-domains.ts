@@ -202,6 +202,7 @@ export class HostDomains {
       const hypervisor = this.hypervisor(record.hypervisor);
       const { state } = await hypervisor.status(record.id);
       if (state === "running") return record;
+      await this.refuseRivals(record);
       if (state === "suspended") await hypervisor.resume(record.id);
       else {
         if (!this.#attachments.has(record.id)) await this.open(record);
@@ -209,6 +210,19 @@ export class HostDomains {
       }
       return this.#setState(record, "running");
     });
+  }
+
+  /** Throws OWNERSHIP_UNCERTAIN where another host is known to claim this generation or a later one. */
+  async refuseRivals({ id, name, generation }: DomainRecord): Promise<void> {
+    const { metadata, self } = this.#parts;
+    const rival = (await metadata.placements.list()).find((claim) => {
+      return (
+        claim.domain === id && claim.host !== self && claim.generation >= generation && claim.state !== "gone"
+      );
+    });
+    if (rival === undefined) return;
+    const reason = `${rival.hostName} says that it has generation ${rival.generation} of it, this host has ${generation}`;
+    throw new NodeError("OWNERSHIP_UNCERTAIN", { domain: name, reason });
   }
 
   async stop(query: string): Promise<DomainRecord> {

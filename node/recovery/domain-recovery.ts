@@ -298,6 +298,7 @@ export class DomainRecovery {
     const isBusy =
       migrations.outgoing(id) !== undefined || (incoming !== undefined && incoming !== "post-copy");
     if (record?.owner !== self || isBusy) return STALE;
+    await domains.refuseRivals(record);
     const hypervisor = domains.hypervisor(record.hypervisor);
     if (domains.attachment(id) === undefined) await domains.open(record);
     if (what === "resume") await hypervisor.resume(id);

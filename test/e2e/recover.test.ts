@@ -121,7 +121,10 @@ test("without the other end it stays frozen and says what --adopt would do; the 
   // Beta's guest ran on all the time.
   expect(processesOf(beta.dataDir)).not.toEqual([]);
   await beta.start();
-  const fenced = await until(beta, ({ advice }) => advice.startsWith("FENCED"));
+  const fenced = await until(
+    beta,
+    ({ advice, generation }) => advice.startsWith("FENCED") && generation === 3,
+  );
   expect(fenced).toMatchObject({ hostName: "alpha", generation: 3 });
   // Last of all, when everything that it wrote is safe aside.
   while (processesOf(beta.dataDir).length > 0) await new Promise((resolve) => setTimeout(resolve, 50));
