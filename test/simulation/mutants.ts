@@ -373,8 +373,7 @@ const stores: readonly Mutant[] = [
     file: "storage/dirty-log.ts",
     find: `if (leaving.some(([, { lastSet }]) => lastSet > this.#setCountDurable)) await this.#sync.request();`,
     replace: "",
-    survives:
-      "the sync of the regions that come makes those bits durable, too, but for an instant",
+    survives: "the sync of the regions that come makes those bits durable, too, but for an instant",
   },
   {
     name: "generations that a replica tells apart are merged",
