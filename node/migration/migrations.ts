@@ -340,7 +340,9 @@ export class Migrations {
   async #examine(wish: Parameters<typeof examineCopies>[1]) {
     try {
       const { id, name } = wish.domain;
-      const outgoing = this.outgoing(id);
+      const outgoing = [...this.#leaving, ...this.#outgoing.values()].find((migration) => {
+        return migration.context.domain.id === id && migration.isLeaving;
+      });
       // It was here, and its way out is not over: what is left of it would be ended when the domain is back.
       if (outgoing !== undefined) {
         throw new NodeError("MIGRATION_BUSY", { domain: name, migration: outgoing.context.migration });

@@ -68,6 +68,7 @@ export class OutgoingMigration {
   #lastProgressMs = 0;
   #lastPhase: SourceState["phase"] | undefined;
   #cancelReason: string | undefined;
+  #hasLeft: boolean;
 
   constructor(
     parts: OutgoingParts,
@@ -79,6 +80,8 @@ export class OutgoingMigration {
     this.context = context;
     this.#to = to;
     this.#initial = initial;
+    // Its record was written after the replica was kept.
+    this.#hasLeft = initial.phase === "finishing";
     this.settled = this.#settle.promise;
     this.ended = this.#end.promise;
     this.#startedAtMs = parts.clock.wallMs();
@@ -92,6 +95,13 @@ export class OutgoingMigration {
   get isUndecided(): boolean {
     const { phase } = this.state;
     return phase !== "aborting" && phase !== "aborted" && phase !== "finishing" && phase !== "completed";
+  }
+
+  /** Handed over, and what is left of the domain here is not yet a replica. */
+  get isLeaving(): boolean {
+    const { phase } = this.state;
+    if (phase === "finishing" || phase === "completed") return !this.#hasLeft;
+    return phase === "handing-over" || phase === "post-copy";
   }
 
   async start(effects: readonly SourceEffect[]): Promise<void> {
@@ -208,6 +218,7 @@ export class OutgoingMigration {
       state: "whole" as const,
     };
     await metadata.journal.commit({ vbds: await domains.identify(this.#domain), replicas: [replica] });
+    this.#hasLeft = true;
   }
 
   #changed(state: SourceState): void {

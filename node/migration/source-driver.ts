@@ -52,6 +52,7 @@ export class SourceDriver {
   #frozenWatch: NodeJS.Timeout | undefined;
   #everLinked = false;
   #refusal: Refusal | undefined;
+  #remainsGone: Promise<void> = Promise.resolve();
 
   constructor(initial: SourceState, context: SourceContext, parts: SourceParts, options: SourceOptions) {
     this.context = context;
@@ -246,11 +247,11 @@ export class SourceDriver {
       case "destroy-remains":
         await this.#parts.faults.point("source-resumed");
         // Not awaited: the guest over there waits for blocks, not for the end of a process here.
-        return this.#later(
-          () => this.#destroyRemains(),
-          () => false,
-        );
+        this.#remainsGone = this.#destroyRemains();
+        return;
       case "keep-replica":
+        // A domain that is on its way back must not be taken for its own remains.
+        await this.#remainsGone;
         return this.#parts.keepReplica(effect.generation);
       case "drop-link":
         this.#session?.end(new Error(effect.reason));
@@ -333,14 +334,21 @@ export class SourceDriver {
     this.#machine.post({ type: "fenced", attempt, dirty, written });
   }
 
-  async #destroyRemains(): Promise<undefined> {
+  async #destroyRemains(): Promise<void> {
     const memory = this.#memory;
     this.#memory = undefined;
     memory?.relay.stop();
-    await memory?.source.cancel().catch(() => undefined);
-    await this.#closeMemoryLink();
-    await this.#parts.hypervisor.destroy(this.context.domain.id);
-    return undefined;
+    try {
+      await memory?.source.cancel().catch(() => undefined);
+      await this.#closeMemoryLink();
+      await this.#parts.hypervisor.destroy(this.context.domain.id);
+    } catch (error) {
+      const { migration } = this.context;
+      this.#parts.log.error("the frozen remains were not ended", {
+        migration,
+        reason: toError(error).message,
+      });
+    }
   }
 
   /** Also after a restart, when nothing is known of a memory stream: the guest's process is asked. */

@@ -98,6 +98,7 @@ export function performSource(
       commit(host, { journalRemoved: machine.migration });
       return;
     case "keep-replica": {
+      endRemains(draft, host, machine);
       daemon.exported = undefined;
       const { generation } = effect;
       const replica = { domain: "d", host: name, generation, updatedAt: 0, state: "whole" } as const;
@@ -108,6 +109,13 @@ export function performSource(
       endSession(draft, "source", machine.migration);
       return;
   }
+}
+
+/** The replica is kept only once the remains are gone. */
+function endRemains(draft: Draft, host: Host, machine: SourceMachine): void {
+  const jobs = machine.pending.filter((entry) => "job" in entry && entry.job.type === "destroy-remains");
+  machine.pending = machine.pending.filter((entry) => !jobs.includes(entry));
+  for (const entry of jobs) if ("job" in entry) answerOf(draft, host, machine, entry.job);
 }
 
 function unfreeze(host: Host): void {
