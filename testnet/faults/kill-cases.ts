@@ -67,6 +67,10 @@ function killCase(point: FaultPoint, workload: Workload): FaultCase {
       const actor = await stage.perform(options.name, options);
       if (point === "source-reconciling") await withForeignReplica(stage, actor);
       const victim = stage[side];
+      // The guest has to write to a block before a push of it: the push begins later.
+      if (point === SUPERSEDING) {
+        await stage.source.call("arm-fault", { point: "source-postcopy", action: "stall:2000" });
+      }
       await victim.call("arm-fault", { point, action: "kill" });
       const pids = victim.pids();
       return disturbed(stage, actor, {
