@@ -1,8 +1,9 @@
 /**
- * `run.ts --seeds N [--from S] [--json]`: N fresh worlds on two processes.
- * `run.ts --seed N [--guest]`: one world with its transcript; with `--guest` the guest's requests, too.
+ * `npm run sim -- --seeds N [--from S] [--json]`: N fresh worlds on two processes.
+ * `npm run sim -- --seed N [--guest]`: one world with its transcript; with `--guest` the guest's requests, too.
+ * `npm run sim -- membership [--hosts N]`: the membership machine at scale (`membership/run.ts`).
  *
- * Exit codes: 0, or that of the first failure's verdict (`verdict.ts`).
+ * Exit codes: 0, or that of the first failure's verdict (`verdict.ts`); 2 for options that make no sense.
  */
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
@@ -15,6 +16,14 @@ const WORKERS = 2;
 
 type Failure = { seed: number; kind: VerdictKind; summary: string };
 type Report = { seeds: number; failures: Failure[]; outcome: Outcome };
+
+/** After how many seeds a worker says how far it is. */
+const SEEDS_PER_REPORT = 100;
+
+if (process.argv[2] === "membership") {
+  const { runMembershipSimulation } = await import("./membership/run.ts");
+  process.exit(runMembershipSimulation(process.argv.slice(3)));
+}
 
 const { values } = parseArgs({
   options: {
@@ -29,12 +38,19 @@ const { values } = parseArgs({
 });
 
 if (values.seed !== undefined) {
-  process.exitCode = await replay(Number(values.seed), { withGuest: values.guest });
+  process.exitCode = await replay(wholeNumber("--seed", values.seed), { withGuest: values.guest });
 } else {
-  const from = Number(values.from ?? Number(process.hrtime.bigint() % 1_000_000n) * 1000);
-  const count = Number(values.seeds);
+  const drawn = String(Number(process.hrtime.bigint() % 1_000_000n) * 1000);
+  const from = wholeNumber("--from", values.from ?? drawn);
+  const count = wholeNumber("--seeds", values.seeds);
   if (values.worker) console.log(JSON.stringify(await runSeeds(from, count)));
   else process.exitCode = await runAll(from, count);
+}
+
+function wholeNumber(option: string, text: string): number {
+  if (/^\d{1,15}$/.test(text)) return Number(text);
+  console.error(`${option} takes a whole number, not ${JSON.stringify(text)}`);
+  process.exit(2);
 }
 
 async function replay(seed: number, { withGuest }: { withGuest: boolean }): Promise<number> {
@@ -67,6 +83,7 @@ async function runSeeds(from: number, count: number): Promise<Report> {
       report.failures.push({ seed, kind, summary });
       if (values["until-failure"]) break;
     }
+    if ((seed - from + 1) % SEEDS_PER_REPORT === 0) console.log(`done ${SEEDS_PER_REPORT}`);
   }
   return report;
 }
@@ -74,10 +91,20 @@ async function runSeeds(from: number, count: number): Promise<Report> {
 async function runAll(from: number, count: number): Promise<number> {
   const startedAt = process.hrtime.bigint();
   const share = Math.ceil(count / WORKERS);
+  let done = 0;
+  const onDone = (seeds: number): void => {
+    done += seeds;
+    const seconds = Number(process.hrtime.bigint() - startedAt) / 1e9;
+    const left = Math.round((seconds / done) * (count - done));
+    if (process.stderr.isTTY || done % 2000 === 0)
+      process.stderr.write(
+        `${done} of ${count} seeds, ${Math.round((done * 60) / seconds)} a minute, ETA ${left} s\n`,
+      );
+  };
   const reports = await Promise.all(
     Array.from({ length: WORKERS }, (_, worker) => {
       const first = worker * share;
-      return runInProcess(from + first, Math.max(0, Math.min(share, count - first)));
+      return runInProcess(from + first, Math.max(0, Math.min(share, count - first)), onDone);
     }),
   );
   const seconds = Number(process.hrtime.bigint() - startedAt) / 1e9;
@@ -101,7 +128,7 @@ async function runAll(from: number, count: number): Promise<number> {
   return VERDICT_EXIT_CODES[first.kind];
 }
 
-async function runInProcess(from: number, count: number): Promise<Report> {
+async function runInProcess(from: number, count: number, onDone: (seeds: number) => void): Promise<Report> {
   const child = spawn(
     process.execPath,
     [fileURLToPath(import.meta.url), "--worker", "--from", String(from), "--seeds", String(count)],
@@ -109,6 +136,7 @@ async function runInProcess(from: number, count: number): Promise<Report> {
   );
   const ended = new Promise<number | null>((resolve) => child.once("close", resolve));
   for await (const line of createInterface({ input: child.stdout })) {
+    if (line.startsWith("done ")) onDone(Number(line.slice(5)));
     if (line.startsWith("{")) return JSON.parse(line) as Report;
   }
   throw new Error(`a worker of the simulation ended with ${await ended}`);

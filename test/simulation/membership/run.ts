@@ -4,7 +4,6 @@
  * of the things that must hold does not.
  */
 
-import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { LAN, withoutLifeguard } from "../../../protocol/membership/config.ts";
 import { LAN_NETWORK, type NetworkOptions } from "./cluster.ts";
@@ -268,8 +267,4 @@ function publishedDeath(hosts: number): string {
 
 function percent(share: number): string {
   return `${Math.round(share * 100)} %`;
-}
-
-if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  process.exitCode = runMembershipSimulation(process.argv.slice(2));
 }
