@@ -10,7 +10,6 @@ import type {
   DomainDetail,
   DomainRow,
   DomainRowState,
-  HistoryRow,
   HopReport,
   PlanRow,
   Progress,
@@ -22,6 +21,7 @@ import type { Log } from "./log.ts";
 import { checkTarget, type MembershipApiParts, memberRows, membershipHandlers } from "./membership/api.ts";
 import type { Peers } from "./peers/peers.ts";
 import { conflictOf, placedReplicas, placedState } from "./placement/rows.ts";
+import { historyRows } from "./recovery/history-rows.ts";
 import type { Recovery } from "./recovery/recovery.ts";
 import { VERSION } from "./version.ts";
 
@@ -33,7 +33,7 @@ export type HandlerParts = MembershipApiParts & {
   startedAtMs: number;
   metadata: Metadata;
   peers: Peers;
-  recovery: Pick<Recovery, "recover" | "custody">;
+  recovery: Pick<Recovery, "recover" | "custody" | "knowCustody">;
   log: Log;
   /** The data process; replaced when it was restarted. */
   data(): Pick<DataService, keyof DataService>;
@@ -81,6 +81,7 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       const stopListening = parts.onProgress(id, emit);
       signal.addEventListener("abort", stopListening, { once: true });
       try {
+        await parts.recovery.knowCustody(id);
         return await parts.data().migrate(id, { host: host.host, name: host.hostName }, options ?? {});
       } catch (error) {
         if ((error as { code?: string }).code !== "RPC_LOST") throw error;
@@ -94,7 +95,10 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
     cancel: async ({ domain }) => parts.data().cancel(await here(parts, domain)),
     recover: ({ domain, adopt }) => parts.recovery.recover(domain, adopt === undefined ? {} : { adopt }),
     replicas: ({ domain }) => replicaRows(parts, domain),
-    history: ({ domain }) => historyRows(parts, domain),
+    history: async ({ domain }) => {
+      const nameOf = (host: string) => (host === self ? hostName : parts.peers.nameOf(host));
+      return historyRows({ metadata, nameOf }, await parts.recovery.custody(domain));
+    },
     custody: ({ domain }) => parts.recovery.custody(domain),
     verify: async ({ domain }) => parts.data().verify(await here(parts, domain)),
     "arm-fault": async ({ point, action }) => {
@@ -379,24 +383,4 @@ async function replicaRows(parts: HandlerParts, query: string | undefined): Prom
     }
   }
   return rows;
-}
-
-async function historyRows(parts: HandlerParts, query: string): Promise<HistoryRow[]> {
-  const { metadata, peers, self, hostName } = parts;
-  const record = await metadata.domains.find(query);
-  if (record === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
-  const hops = await metadata.history.list(record.id);
-  const rows = hops.map((hop): HistoryRow => {
-    const facts = JSON.parse(hop.figures) as Record<string, unknown>;
-    return {
-      generation: hop.generation + 1,
-      host: hop.to,
-      hostName: hop.to === self ? hostName : peers.nameOf(hop.to),
-      startedAt: new Date(hop.endedAt).toISOString(),
-      ...(hop.outcome === "completed"
-        ? { hop: facts as HopReport }
-        : { recovered: { outcome: hop.outcome, facts } }),
-    };
-  });
-  return rows.reverse();
 }

@@ -53,6 +53,10 @@ export type ChainFindings = {
   readonly problems: readonly string[];
   /** Generations that one of the two hosts has yet to sign. */
   readonly incomplete: readonly Generation[];
+  /** Generations whose giver knew of no certificate before: nobody vouches that they follow the one shown before. */
+  readonly gaps: readonly Generation[];
+  /** Generations that an adoption has cut off: they were, and the domain went on from an earlier one. */
+  readonly cutOff: readonly Generation[];
 };
 
 /** The newest are kept; what was before them is in their hashes. */
@@ -109,45 +113,108 @@ export function joined(
 export function verifyChain(chain: readonly SignedCertificate[], crypto: CustodyCrypto): ChainFindings {
   const problems: string[] = [];
   const incomplete: Generation[] = [];
+  const gaps: Generation[] = [];
+  const cutOff: Generation[] = [];
   for (const [index, signed] of chain.entries()) {
     const { certificate } = signed;
-    const { generation } = certificate;
-    const before = chain[index - 1]?.certificate;
-    if (before !== undefined) problems.push(...linkProblems(before, certificate, crypto));
-    const octets = encodeCertificate(certificate);
-    const { from, to, kind } = certificate;
-    const required = kind === "handover" ? "from" : "to";
-    const ends = [
-      { end: "from", host: from, signature: signed.fromSignature },
-      { end: "to", host: to, signature: signed.toSignature },
-    ] as const;
-    for (const { end, host, signature } of ends) {
-      if (signature === undefined) {
-        if (end === required) problems.push(`generation ${generation}: ${host} has not signed it`);
-        else if (kind !== "adopted") incomplete.push(generation);
-      } else if (!isSignature(signature) || !crypto.verify(host, octets, unhex(signature))) {
-        problems.push(`generation ${generation}: the signature is not ${host}'s`);
-      }
+    const before = chain.slice(0, index).map((earlier) => earlier.certificate);
+    if (before.length > 0) {
+      const link = linkOf(before, certificate, crypto);
+      problems.push(...link.problems);
+      if (link.isGap) gaps.push(certificate.generation);
+      cutOff.push(...link.cutOff.filter((generation) => !cutOff.includes(generation)));
     }
+    const found = signatureProblems(signed, crypto);
+    problems.push(...found.problems);
+    if (found.isIncomplete) incomplete.push(certificate.generation);
   }
-  return { problems, incomplete };
+  return { problems, incomplete, gaps, cutOff };
 }
 
-function linkProblems(before: Certificate, after: Certificate, crypto: CustodyCrypto): string[] {
+/** A handover has its source's signature at least; what was taken back or adopted, its new owner's. */
+function signatureProblems(
+  { certificate, fromSignature, toSignature }: SignedCertificate,
+  crypto: CustodyCrypto,
+): { problems: string[]; isIncomplete: boolean } {
+  const octets = encodeCertificate(certificate);
+  const { generation, from, to, kind } = certificate;
+  const required = kind === "handover" ? "from" : "to";
+  const problems: string[] = [];
+  let isIncomplete = false;
+  const ends = [
+    { end: "from", host: from, signature: fromSignature },
+    { end: "to", host: to, signature: toSignature },
+  ] as const;
+  for (const { end, host, signature } of ends) {
+    if (signature === undefined) {
+      if (end === required) problems.push(`generation ${generation}: ${host} has not signed it`);
+      else if (kind !== "adopted") isIncomplete = true;
+    } else if (!isSignature(signature) || !crypto.verify(host, octets, unhex(signature))) {
+      problems.push(`generation ${generation}: the signature is not ${host}'s`);
+    }
+  }
+  return { problems, isIncomplete };
+}
+
+/** How a certificate follows those before it, of which there is at least one. */
+function linkOf(
+  before: readonly Certificate[],
+  after: Certificate,
+  crypto: CustodyCrypto,
+): { problems: string[]; isGap: boolean; cutOff: Generation[] } {
   const at = `generation ${after.generation}`;
   const problems: string[] = [];
-  if (after.domain !== before.domain) problems.push(`${at}: it is about another domain`);
-  if (after.previous !== certificateId(before, crypto)) {
-    problems.push(`${at}: it does not follow generation ${before.generation}`);
+  const latest = before.at(-1)!;
+  const isAdopted = after.kind === "adopted";
+  if (after.domain !== latest.domain) problems.push(`${at}: it is about another domain`);
+  const isNext = after.generation === latest.generation + 1;
+  if (after.generation <= latest.generation || (!isNext && !isAdopted && after.previous !== "none")) {
+    problems.push(`${at}: generation ${latest.generation} comes before it`);
   }
-  const isNext = after.generation === before.generation + 1;
-  if (after.kind === "adopted" ? after.generation <= before.generation : !isNext) {
-    problems.push(`${at}: generation ${before.generation} comes before it`);
+  if (after.previous === "none") return { problems, isGap: true, cutOff: [] };
+  const follows = before.findLastIndex((earlier) => certificateId(earlier, crypto) === after.previous);
+  // An adopter goes on from what it knows; what it did not know of is cut off by its operator's word.
+  if (follows < 0 || (follows < before.length - 1 && !isAdopted)) {
+    problems.push(`${at}: it does not follow generation ${latest.generation}`);
+    return { problems, isGap: false, cutOff: [] };
   }
-  if (after.kind !== "adopted" && after.from !== before.to) {
-    problems.push(`${at}: ${after.from} gives what ${before.to} had`);
+  if (!isAdopted && after.from !== latest.to)
+    problems.push(`${at}: ${after.from} gives what ${latest.to} had`);
+  return { problems, isGap: false, cutOff: before.slice(follows + 1).map(({ generation }) => generation) };
+}
+
+/**
+ * What is known of a chain with what another host says of it: all certificates of both, with all signatures.
+ * `problems`: why it cannot be taken over; nothing of it should be then.
+ */
+export function merged(
+  known: readonly SignedCertificate[],
+  offered: readonly SignedCertificate[],
+  { domain, crypto }: { domain: DomainId; crypto: CustodyCrypto },
+): { chain: readonly SignedCertificate[]; problems: readonly string[] } {
+  const all = new Map(known.map((signed) => [signed.certificate.generation, signed]));
+  const problems: string[] = [];
+  for (const signed of offered) {
+    const { generation } = signed.certificate;
+    if (signed.certificate.domain !== domain)
+      problems.push(`generation ${generation}: it is about another domain`);
+    const own = all.get(generation);
+    const both = own === undefined ? signed : joined(own, signed, crypto);
+    if (both === undefined) problems.push(`generation ${generation}: there are two certificates of it`);
+    else all.set(generation, both);
   }
-  return problems;
+  const chain = [...all.values()].sort((a, b) => a.certificate.generation - b.certificate.generation);
+  return { chain, problems: [...problems, ...verifyChain(chain, crypto).problems] };
+}
+
+/** A handover's two ends sign it; so do those of one that was taken back: it was given, and given up. */
+export function isUnsignedBy(
+  { certificate, fromSignature, toSignature }: SignedCertificate,
+  host: HostId,
+): boolean {
+  const { from, to, kind } = certificate;
+  if (to === host && toSignature === undefined) return true;
+  return kind !== "adopted" && from === host && fromSignature === undefined;
 }
 
 function isSignature(text: string): boolean {

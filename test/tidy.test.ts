@@ -51,6 +51,8 @@ const CLI_MAY_IMPORT = [
   "node/listen.ts",
   "node/daemon.ts",
   "node/cluster/local.ts",
+  // `history --chain` checks a chain of custody anywhere.
+  "node/recovery/chain-report.ts",
   // `nbd-serve` is our server without a daemon.
   "storage/nbd/serve-file.ts",
   "protocol/units.ts",

@@ -212,6 +212,8 @@ export type HistoryRow = {
   endedAt?: string;
   blocksWritten?: number;
   hop?: HopReport;
+  /** Of the certificate with which it began; the first stay has none. */
+  custody?: { kind: string; fromName: string; signedBy: readonly string[] };
   /** It came by `recover` and not by a migration: what happened, and what was recorded of it. */
   recovered?: { outcome: string; facts: Record<string, unknown> };
 };
@@ -244,10 +246,8 @@ export type RecoverReport = {
   adoption?: { from: string; generation: Generation };
 };
 
-/** A domain's chain of custody, oldest first, and what checking it found. */
-export type CustodyReport = {
-  domain: string;
-  name: string;
+/** A chain of custody, oldest first, and what checking it found. */
+export type CustodyChain = {
   certificates: readonly {
     kind: string;
     generation: Generation;
@@ -261,11 +261,28 @@ export type CustodyReport = {
     timeMs: number;
     word: string;
     signedBy: readonly string[];
+    /** Under the certificate's octets, in hexadecimal digits. */
+    fromSignature?: string;
+    toSignature?: string;
   }[];
   /** Empty: every certificate is signed by whom it names and follows the one before it. */
   problems: readonly string[];
   /** Generations that one end has yet to sign. */
   incomplete: readonly Generation[];
+  /** Generations whose giver knew of nothing before. */
+  gaps: readonly Generation[];
+  /** Generations that an adoption has cut off. */
+  cutOff: readonly Generation[];
+};
+
+/** A domain's chain of custody, as the domain's host knows it, or this one where that does not answer. */
+export type CustodyReport = CustodyChain & {
+  domain: string;
+  name: string;
+  seenBy: string;
+  ageSeconds: number;
+  /** The domain's host, which did not answer: it may know of later generations. */
+  unreached?: string;
 };
 
 type NoParams = Record<string, never>;

@@ -4,7 +4,14 @@
  * names it, and tells the other end. Whatever fails is tried again with the next look.
  */
 
-import { type ChainFindings, joined, type SignedCertificate, verifyChain } from "../../protocol/custody.ts";
+import {
+  type ChainFindings,
+  isUnsignedBy,
+  joined,
+  merged,
+  type SignedCertificate,
+  verifyChain,
+} from "../../protocol/custody.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import type { HostSigner } from "../host-signer.ts";
 import type { Log } from "../log.ts";
@@ -58,40 +65,47 @@ export class CustodyKeeper {
   /** Sees to it that the chain reaches the domain's present generation, and that this host has signed its part. */
   async complete(domain: string): Promise<void> {
     const { metadata, self } = this.#parts;
-    const record = await metadata.domains.get(domain);
-    if (record === undefined || record.owner !== self) return;
-    if (record.generation === 1 || this.#settled.get(domain) === record.generation) return;
-    let chain = await this.chain(domain);
-    if (chain.at(-1)?.certificate.generation !== record.generation) {
-      const source = await this.#sourceOf(domain, record.generation);
-      if (source === undefined || !(await this.#fetch(domain, source, chain))) return;
-      chain = await this.chain(domain);
-    }
-    const mine = chain.filter((known) => isUnsigned(known, self));
+    const generation = await this.#generationOf(domain);
+    if (generation === undefined || this.#settled.get(domain) === generation) return;
+    if (!(await this.reach(domain))) return;
+    const chain = await this.chain(domain);
+    const mine = chain.filter((known) => isUnsignedBy(known, self));
     const signed = mine.map((certificate) => countersigned(certificate, this.#parts));
     await metadata.custody.put(signed, { sync: true });
     const last = chain.at(-1);
     const news = last === undefined || mine.includes(last) ? signed : [...signed, last];
     const isTold = await this.#tell(news);
-    if (isTold && chain.at(-1)?.certificate.generation === record.generation) {
-      this.#settled.set(domain, record.generation);
-    }
+    if (isTold && chain.at(-1)?.certificate.generation === generation) this.#settled.set(domain, generation);
   }
 
-  /** Takes over what the source knows, as far as it is sound and nothing that is known here says otherwise. */
+  /**
+   * Whether the chain is known here up to the present generation; asks the source when it is not. Also before the
+   * domain is handed on: who comes next could not tell what this certificate follows.
+   */
+  async reach(domain: string): Promise<boolean> {
+    const generation = await this.#generationOf(domain);
+    if (generation === undefined) return true;
+    const chain = await this.chain(domain);
+    if (chain.at(-1)?.certificate.generation === generation) return true;
+    const source = await this.#sourceOf(domain, generation);
+    return source !== undefined && (await this.#fetch(domain, source, chain));
+  }
+
+  /** Of a domain that was handed over to this host, or adopted here. */
+  async #generationOf(domain: string): Promise<number | undefined> {
+    const record = await this.#parts.metadata.domains.get(domain);
+    if (record === undefined || record.owner !== this.#parts.self || record.generation === 1)
+      return undefined;
+    return record.generation;
+  }
+
+  /** Takes over what the source knows, if it is sound together with what is known here. */
   async #fetch(domain: string, source: string, known: readonly SignedCertificate[]): Promise<boolean> {
     const { asker, metadata, log } = this.#parts;
     try {
       const theirs = await asker.chain(source, domain, AbortSignal.timeout(ASK_TIMEOUT_MS));
-      const own = new Map(known.map((record) => [record.certificate.generation, record]));
-      const whole = theirs.map((record) => {
-        const mine = own.get(record.certificate.generation);
-        return mine === undefined ? record : joined(mine, record, custodyCrypto);
-      });
-      const chain = whole.filter((record) => record !== undefined);
-      const { problems } = verifyChain(chain, custodyCrypto);
-      const isForeign = chain.some(({ certificate }) => certificate.domain !== domain);
-      if (isForeign || chain.length < whole.length || problems.length > 0) {
+      const { chain, problems } = merged(known, theirs, { domain, crypto: custodyCrypto });
+      if (problems.length > 0) {
         log.error("a chain of custody is not sound", { domain, source, problems: problems.slice(0, 8) });
         return false;
       }
@@ -138,11 +152,4 @@ export class CustodyKeeper {
     const replicas = await metadata.replicas.list(domain);
     return replicas.find((replica) => replica.host !== self && replica.generation === generation - 1)?.host;
   }
-}
-
-/** A handover's two ends sign it; so do those of one that was taken back: it was given, and given up. */
-function isUnsigned({ certificate, fromSignature, toSignature }: SignedCertificate, self: string): boolean {
-  const { from, to, kind } = certificate;
-  if (to === self && toSignature === undefined) return true;
-  return kind !== "adopted" && from === self && fromSignature === undefined;
 }

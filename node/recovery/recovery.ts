@@ -15,6 +15,7 @@ import type { Identity } from "../identity.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
 import { CustodyKeeper } from "./custody-keeper.ts";
+import { lookUpCustody } from "./custody-lookup.ts";
 import { answerRecovery, type Custody, type RecoveryAnswers, RecoveryAsker } from "./questions.ts";
 
 export type RecoveryParts = {
@@ -26,8 +27,10 @@ export type RecoveryParts = {
   log: Log;
   data(): Pick<DataService, "findAny" | "testify" | "carryOut" | "carryOutAlone" | "adopt">;
   nameOf(host: string): string;
-  /** Who says that it has the domain. */
+  /** Who says that it has the domain, the highest generation first. */
   claimants(domain: string): readonly { host: string; generation: number }[];
+  /** The id and name of a domain that some host says it has. */
+  heardOf(query: string): { id: string; name: string } | undefined;
 };
 
 export type RecoverWish = { adopt?: { reason: string; user: string } };
@@ -69,6 +72,10 @@ export class Recovery {
         const view = placements.view(domain);
         return view === undefined ? [] : [view.claim, ...view.others];
       },
+      heardOf: (query) => {
+        const claim = placements.find(query)?.claim;
+        return claim === undefined ? undefined : { id: claim.domain, name: claim.name };
+      },
     });
     placements.onChange((domain) => recovery.heard(domain));
     return recovery;
@@ -93,23 +100,14 @@ export class Recovery {
     };
   }
 
-  /** The domain's chain of custody as this host knows it, and what is wrong with it. Throws DOMAIN_UNKNOWN. */
-  async custody(query: string): Promise<CustodyReport> {
-    const found = await this.#parts.data().findAny(query);
-    if (found === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
-    const { id, name } = found;
-    const { chain, problems, incomplete } = await this.#parts.custody.verify(id);
-    const { nameOf } = this.#parts;
-    const certificates = chain.map(({ certificate, fromSignature, toSignature }) => ({
-      ...certificate,
-      fromName: nameOf(certificate.from),
-      toName: nameOf(certificate.to),
-      signedBy: [
-        ...(fromSignature === undefined ? [] : [nameOf(certificate.from)]),
-        ...(toSignature === undefined ? [] : [nameOf(certificate.to)]),
-      ],
-    }));
-    return { domain: id, name, certificates, problems, incomplete };
+  /** The domain's chain of custody, and what is wrong with it. Throws DOMAIN_UNKNOWN. */
+  custody(query: string): Promise<CustodyReport> {
+    return lookUpCustody({ ...this.#parts, find: (name) => this.#find(name) }, query);
+  }
+
+  /** Before the domain is handed on: its chain is known here up to its present generation, if anybody knows it. */
+  async knowCustody(domain: string): Promise<void> {
+    await this.#parts.custody.reach(domain);
   }
 
   /** Throws DOMAIN_UNKNOWN, OWNERSHIP_UNCERTAIN, USAGE. */
@@ -173,6 +171,18 @@ export class Recovery {
       }
       await this.#turns(domain, { peer: host, mayAsk: false, only: "fence" });
     }
+  }
+
+  /** A domain that this host has anything of, or has heard of, and who has it by the newest word. */
+  async #find(query: string): Promise<{ id: string; name: string; owner: string | undefined } | undefined> {
+    const { metadata, claimants, heardOf } = this.#parts;
+    const found = (await this.#parts.data().findAny(query)) ?? heardOf(query);
+    if (found === undefined) return undefined;
+    const { id, name } = found;
+    const record = await metadata.domains.get(id);
+    const [claim] = claimants(id);
+    const isNewer = claim !== undefined && claim.generation > (record?.generation ?? 0);
+    return { id, name, owner: isNewer ? claim.host : record?.owner };
   }
 
   async #custody(domain: string): Promise<Custody> {

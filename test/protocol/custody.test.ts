@@ -11,6 +11,7 @@ import {
   encodeCertificate,
   hex,
   joined,
+  merged,
   type SignedCertificate,
   verifyChain,
 } from "../../protocol/custody.ts";
@@ -55,20 +56,22 @@ const second = next(first, { to: "C" });
 const third = next(second, { to: "A" });
 const chain = [first, second, third].map((certificate) => signed(certificate, "from", "to"));
 
+const SOUND = { problems: [], incomplete: [], gaps: [], cutOff: [] };
+
 describe("a chain of custody", () => {
   it("is sound when every certificate is signed by both its hosts and names the one before it", () => {
-    expect(verifyChain(chain, crypto)).toEqual({ problems: [], incomplete: [] });
+    expect(verifyChain(chain, crypto)).toEqual(SOUND);
   });
 
   it("is still one when its oldest certificates are gone", () => {
-    expect(verifyChain(chain.slice(1), crypto)).toEqual({ problems: [], incomplete: [] });
+    expect(verifyChain(chain.slice(1), crypto)).toEqual(SOUND);
   });
 
   it("may lack a countersignature, and says where", () => {
     const open = chain.with(1, signed(second, "from"));
-    expect(verifyChain(open, crypto)).toEqual({ problems: [], incomplete: [3] });
+    expect(verifyChain(open, crypto)).toEqual({ ...SOUND, incomplete: [3] });
     const whole = joined(open[1]!, signed(second, "to"), crypto);
-    expect(verifyChain(chain.with(1, whole!), crypto)).toEqual({ problems: [], incomplete: [] });
+    expect(verifyChain(chain.with(1, whole!), crypto)).toEqual(SOUND);
   });
 
   it.each([
@@ -101,11 +104,55 @@ describe("a chain of custody", () => {
     expect(verifyChain(broken, crypto).problems.join("; ")).toMatch(problem);
   });
 
+  it("names the generation whose giver knew of nothing before, and does not call that a break", () => {
+    const ignorant = next(second, { from: "C", previous: "none" });
+    const gapped = [...chain.slice(0, 2), signed(ignorant, "from", "to")];
+    expect(verifyChain(gapped, crypto)).toEqual({ ...SOUND, gaps: [4] });
+  });
+
+  it("names what an adoption cut off, where the adopter did not know of it", () => {
+    const adopted = next(first, { kind: "adopted", generation: 9, from: "B", to: "A", word: "C burnt down" });
+    const onwards = next(adopted, { from: "A", to: "C" });
+    const forked = [...chain, signed(adopted, "to"), signed(onwards, "from", "to")];
+    expect(verifyChain(forked, crypto)).toEqual({ ...SOUND, cutOff: [3, 4] });
+    const handedOver = next(first, { generation: 5, from: "A", to: "C" });
+    expect(verifyChain([...chain, signed(handedOver, "from", "to")], crypto).problems).not.toEqual([]);
+  });
+
   it("takes an adoption on the adopter's signature alone, with its word, and over a gap", () => {
     const adopted = next(third, { kind: "adopted", generation: 9, from: "A", to: "B", word: "A burnt down" });
-    expect(verifyChain([...chain, signed(adopted, "to")], crypto)).toEqual({ problems: [], incomplete: [] });
+    expect(verifyChain([...chain, signed(adopted, "to")], crypto)).toEqual(SOUND);
     const reworded = { ...signed(adopted, "to"), certificate: { ...adopted, word: "nothing burnt" } };
     expect(verifyChain([...chain, reworded], crypto).problems).not.toEqual([]);
+  });
+});
+
+describe("what two hosts know of one chain", () => {
+  const known = [signed(first, "from", "to"), signed(second, "from")];
+
+  it("is brought together with all signatures", () => {
+    const told = [signed(second, "to"), signed(third, "from", "to")];
+    const both = merged(known, told, { domain: "d", crypto });
+    expect(both.problems).toEqual([]);
+    expect(both.chain.map(({ certificate }) => certificate.generation)).toEqual([2, 3, 4]);
+    expect(verifyChain(both.chain, crypto)).toEqual(SOUND);
+  });
+
+  it.each([
+    [
+      "two certificates of one generation",
+      [signed({ ...second, timeMs: 7 }, "from", "to")],
+      /two certificates/,
+    ],
+    ["another domain's", [signed({ ...third, domain: "e" }, "from", "to")], /another domain/],
+    [
+      "what follows nothing known here",
+      [signed(next(third, { from: "A" }), "from", "to")],
+      /does not follow/,
+    ],
+    ["what only the taker signed", [signed(third, "to")], /has not signed/],
+  ])("cannot be brought together with %s", (_, told, problem) => {
+    expect(merged(known, told, { domain: "d", crypto }).problems.join("; ")).toMatch(problem);
   });
 });
 

@@ -88,9 +88,9 @@ describe("tables for people", () => {
   test("of a history", async () => {
     const { stdout } = await runSojourn(["history", "web"], looking);
     expect(stdout).toMatchInlineSnapshot(`
-      "GEN  HOST   SINCE                 WRITTEN  RUNG     DISK SENT  DOWNTIME  TOTAL
-        1  alpha  2026-01-02T03:04:05Z     2MiB  -                -         -      -
-        2  beta   2026-01-02T04:04:05Z        -  bitmaps      12MiB     38 ms  2.4 s
+      "GEN  HOST   SINCE                 WRITTEN  HOW      SIGNED BY  RUNG     DISK SENT  DOWNTIME  TOTAL
+        1  alpha  2026-01-02T03:04:05Z     2MiB  created  -          -                -         -      -
+        2  beta   2026-01-02T04:04:05Z        -  -        -          bitmaps      12MiB     38 ms  2.4 s
       "
     `);
   });
