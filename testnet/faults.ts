@@ -34,7 +34,8 @@ async function main(argv: readonly string[]): Promise<number> {
   const all = [...killCases(), ...linkCases(), ...controlLinkCases()];
   const chosen = all.filter(
     ({ name, isFast }) =>
-      (options.only === undefined || name.includes(options.only)) && (isFast || options.fast !== true),
+      (options.only === undefined || options.only.split(",").some((part) => name.includes(part))) &&
+      (isFast || options.fast !== true),
   );
   if (options.list) {
     for (const { name, fault } of chosen) process.stdout.write(`${name.padEnd(48)} ${fault}\n`);
@@ -53,7 +54,7 @@ function parse(argv: readonly string[]): FaultsOptions {
   const command = new Command("faults")
     .description("kills daemons and breaks links while a domain migrates, and checks what is left")
     .option("--fast", "every fault point once, and links cut for a second: for every commit")
-    .option("--only <text>", "the cases whose names contain it")
+    .option("--only <text>", "the cases whose names contain it, or one of several with commas between")
     .option("--list", "names the cases and runs none")
     .option("--jobs <n>", "cases at a time, each on hosts of its own", integer({ min: 1, max: 16 }), 2)
     .option("--seed <n>", "of the guests' choices", integer({ min: 1, max: 2 ** 31 }), 1)
@@ -85,7 +86,7 @@ async function runAll(
       const result = await runCase(stage, faultCase, { name: `d${index}`, seed: seed + index });
       results.push(result);
       if (json) process.stdout.write(`${JSON.stringify(result)}\n`);
-      else status.update(`${results.length}/${cases.length} ${result.ok ? "ok" : "FAILED"} ${result.name}`);
+      else status.update(`${results.length}/${cases.length} ${result.name}: ${verdictOf(result)}`);
       if (result.ok) continue;
       // Whatever is wrong with these hosts, the next case has nothing to do with it.
       await stage.stop();
@@ -120,6 +121,10 @@ async function runCase(
     const logs = stage.hosts.map((host) => [host.name, readFileSync(host.logPath, "utf8").slice(-LOG_CHARS)]);
     return { ...about(), ok: false, problem: describe(error), log: Object.fromEntries(logs) };
   }
+}
+
+function verdictOf(result: CaseResult): string {
+  return result.ok ? "ok" : `FAILED: ${result.problem}`;
 }
 
 function describe(error: unknown): string {
