@@ -1,22 +1,21 @@
 /**
- * A cluster on this machine: daemons as child processes, each with a folder, a key and ports of its own, and
- * spoken to as a user would: by the executable and by the control socket.
+ * A cluster on this machine: daemons as child processes, each with a folder, a key and ports of its own, formed by
+ * `init`, `invite` and `join`, and spoken to as a user would: by the executable and by the control socket.
  *
  * Whatever happens to us, nothing stays: daemons, guests (which outlive daemons on purpose) and folders go at
  * `stop`, at our exit and at a signal that ends us. Only what was kept on purpose, by `keep`, stays.
  */
 
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, mkdtempSync, openSync, rmSync, statSync } from "node:fs";
-import { open, readFile, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
+import { readFile, writeFile } from "node:fs/promises";
 import { constants, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { promisify } from "node:util";
-import type { Api, ApiMethod } from "../node/control/api.ts";
+import type { Api, ApiMethod, MemberRow } from "../node/control/api.ts";
 import { type CallOptions, ControlClient } from "../node/control/client.ts";
-import { configFile } from "../node/data-folder.ts";
+import { type Build, commandLine, environmentOf } from "./executable.ts";
+import { editConfig, type HostPlan, initHost, invite, joinHost, type Ports } from "./forming.ts";
 import { freePorts } from "./free-ports.ts";
 import { LinkProxy } from "./link-proxy.ts";
 import { childrenOf, isRunning, killProcessesOf, killQuietly } from "./processes.ts";
@@ -32,8 +31,8 @@ export type ClusterOptions = {
   config?: Record<string, unknown>;
   /** Environment of every daemon, such as SOJOURN_LOG. */
   env?: Record<string, string>;
-  /** `none`: the hosts do not know of each other; a test joins them. Otherwise each has all others as its peers. */
-  peers?: "all" | "none";
+  /** What the daemons run. */
+  build?: Build;
   /** Where a host's daemon runs and listens, in a network namespace for instance; on this machine's loopback otherwise. */
   place?: (name: string) => Place;
   /** Many daemons that start at once take their time. */
@@ -45,17 +44,18 @@ export type Place = { ip: string; within: readonly string[] };
 
 const LOOPBACK: Place = { ip: "127.0.0.1", within: [] };
 
-/** The links that `from` dials `to` through. */
-export type Link = { from: string; to: string; data: LinkProxy; control: LinkProxy | undefined };
+/** What `host` is dialled through, by all others: its proxies' addresses are the ones that it announces. */
+export type Link = { host: string; data: LinkProxy; control: LinkProxy | undefined };
 
 /** In a cluster's folder: says that it is one, and may be removed as a whole. */
 const MARKER = "cluster.json";
-const EXECUTABLE = join(import.meta.dirname, "..", "node", "bin.ts");
-const NODE_MAJOR_MIN = 24;
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 20_000;
 const POLL_MS = 20;
 const LOG_TAIL_CHARS = 2000;
+/** More daemons that start at a time than this only wait for one another. */
+const STARTS_AT_ONCE = 4;
+const FORMING_TIMEOUT_MS = 60_000;
 
 export class Cluster {
   readonly folder: string;
@@ -69,22 +69,32 @@ export class Cluster {
     this.links = parts.links;
   }
 
-  /** Resolves when every daemon answers on its control socket. */
+  /** Forms the cluster; resolves when every host believes every other alive. */
   static async start(options: ClusterOptions): Promise<Cluster> {
+    const cluster = await Cluster.launch(options);
+    try {
+      await cluster.#formed();
+      return cluster;
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+  }
+
+  /** The same, and does not wait for what the hosts believe: every one is a member, and its daemon answers. */
+  static async launch(options: ClusterOptions): Promise<Cluster> {
     const folder = mkdtempSync(join(resolve(options.within ?? tmpdir()), "sojourn-"));
     doomed.add(folder);
     watchOurEnd();
     try {
-      const cluster = await build(folder, options);
-      await Promise.all(cluster.hosts.map((host) => host.start()));
-      return cluster;
+      return await form(folder, options);
     } catch (error) {
       removeCluster(folder);
       throw error;
     }
   }
 
-  /** For `build`. */
+  /** For `form`. */
   static of(parts: { folder: string; hosts: readonly ClusterHost[]; links: readonly Link[] }): Cluster {
     return new Cluster(parts);
   }
@@ -95,12 +105,11 @@ export class Cluster {
     return host;
   }
 
-  /** Both ways; throws where there are none between the two. */
+  /** Both ways. Throws where there are none, and where a third host is dialled through them, too. */
   linksBetween(one: string, other: string): Link[] {
-    const found = this.links.filter(
-      ({ from, to }) => (from === one && to === other) || (from === other && to === one),
-    );
+    const found = this.links.filter(({ host }) => host === one || host === other);
     if (found.length === 0) throw new Error(`no links between ${one} and ${other}: the cluster has none`);
+    if (this.links.length > 2) throw new Error(`others dial ${one} and ${other} through the same links`);
     return found;
   }
 
@@ -108,6 +117,17 @@ export class Cluster {
   async breakLink(one: string, other: string, how: "cut" | "stall" | "heal"): Promise<void> {
     const proxies = this.linksBetween(one, other).flatMap(({ data, control }) => [data, control]);
     await Promise.all(proxies.map((proxy) => proxy?.[how]()));
+  }
+
+  async #formed(): Promise<void> {
+    const names = this.hosts.map(({ name }) => name);
+    for (const deadline = performance.now() + FORMING_TIMEOUT_MS; ; await timeout(POLL_MS)) {
+      const answers = await Promise.all(this.hosts.map((host) => host.call("members", {})));
+      const isKnown = (name: string, rows: readonly MemberRow[]): boolean =>
+        rows.some(({ hostName, state }) => hostName === name && state === "alive");
+      if (answers.every((rows) => names.every((name) => isKnown(name, rows)))) return;
+      if (performance.now() > deadline) throw new Error("not all hosts of the cluster find each other");
+    }
   }
 
   /** Leaves daemons and guests running when we end; `removeCluster(folder)` ends them. Not with links: those are ours. */
@@ -131,9 +151,10 @@ type HostParts = {
   name: string;
   hostId: string;
   dataDir: string;
-  ports: { control: number; data: number };
+  ports: Ports;
   env: Record<string, string>;
   within?: readonly string[];
+  build?: Build;
   startTimeoutMs?: number;
 };
 
@@ -141,9 +162,9 @@ export class ClusterHost {
   readonly name: string;
   readonly hostId: string;
   readonly dataDir: string;
-  readonly ports: { readonly control: number; readonly data: number };
+  readonly ports: Readonly<Ports>;
   readonly #env: Record<string, string>;
-  readonly #within: readonly string[];
+  readonly #how: { within: readonly string[]; build: Build };
   readonly #startTimeoutMs: number;
   #child: ChildProcess | undefined;
 
@@ -154,6 +175,7 @@ export class ClusterHost {
     ports,
     env,
     within = [],
+    build = "sources",
     startTimeoutMs = START_TIMEOUT_MS,
   }: HostParts) {
     this.name = name;
@@ -161,7 +183,7 @@ export class ClusterHost {
     this.dataDir = dataDir;
     this.ports = ports;
     this.#env = env;
-    this.#within = within;
+    this.#how = { within, build };
     this.#startTimeoutMs = startTimeoutMs;
   }
 
@@ -217,10 +239,7 @@ export class ClusterHost {
     const log = openSync(this.logPath, "a", 0o600);
     const logStart = statSync(this.logPath).size;
     try {
-      const [command = "", ...args] = [
-        ...[...this.#within, nodeExecutable(), EXECUTABLE],
-        ...["up", "--data-dir", this.dataDir],
-      ];
+      const [command = "", ...args] = commandLine(["up", "--data-dir", this.dataDir], this.#how);
       this.#child = spawn(command, args, {
         stdio: ["ignore", log, log],
         // A group of its own: a terminal's Ctrl-C is for us, and a kill of the group takes both processes at once.
@@ -297,96 +316,55 @@ export class ClusterHost {
   }
 }
 
-// Building.
+// Forming.
 
-type Made = {
-  name: string;
-  hostId: string;
-  dataDir: string;
-  ports: { control: number; data: number };
-  ip: string;
-  within: readonly string[];
-};
-
-async function build(folder: string, options: ClusterOptions): Promise<Cluster> {
-  const { names, links: linked, config = {}, env = {}, startTimeoutMs } = options;
+async function form(folder: string, options: ClusterOptions): Promise<Cluster> {
+  const { names, links: linked, config = {}, env = {}, build = "sources", startTimeoutMs } = options;
   await writeFile(join(folder, MARKER), `${JSON.stringify({ names })}\n`);
-  const pairs = names.flatMap((from) => names.filter((to) => to !== from).map((to) => ({ from, to })));
-  const ports = await freePorts(2 * names.length + (linked === undefined ? 0 : 2 * pairs.length));
-  const next = (): number => ports.pop()!;
-  const made = await Promise.all(
-    names.map((name) => {
-      const ports = { control: next(), data: next() };
-      return initHost(join(folder, name), { name, ports, ...(options.place?.(name) ?? LOOPBACK) });
-    }),
-  );
+  const ports = await freePorts((linked === undefined ? 2 : 4) * names.length);
   const links: Link[] = [];
-  for (const { from, to } of linked === undefined ? [] : pairs) {
-    const target = made.find(({ name }) => name === to)!.ports;
-    const data = new LinkProxy({ port: next(), targetPort: target.data });
-    const control =
-      linked === "all" ? new LinkProxy({ port: next(), targetPort: target.control }) : undefined;
-    await Promise.all([data.start(), control?.start()]);
-    links.push({ from, to, data, control });
+  const plans: HostPlan[] = [];
+  for (const name of names) {
+    const own = { control: ports.pop()!, data: ports.pop()! };
+    const link = linked === undefined ? undefined : await startLink(name, { own, linked, ports });
+    if (link !== undefined) links.push(link);
+    const announced = {
+      ...(link === undefined ? {} : { data: link.data.port }),
+      ...(link?.control === undefined ? {} : { control: link.control.port }),
+    };
+    const place = options.place?.(name) ?? LOOPBACK;
+    plans.push({ name, dataDir: join(folder, name), ports: own, announced, build, ...place });
   }
-  const known = options.peers === "none" ? [] : made;
-  for (const host of made) await configure(host, { made: known, links, config });
-  const hosts = made.map(
-    (host) => new ClusterHost({ ...host, env, ...(startTimeoutMs && { startTimeoutMs }) }),
-  );
-  return Cluster.of({ folder, hosts, links });
+  const up = async (plan: HostPlan, hostId: string): Promise<ClusterHost> => {
+    await editConfig(plan, { ...config, faults: true });
+    const host = new ClusterHost({ ...plan, hostId, env, ...(startTimeoutMs && { startTimeoutMs }) });
+    await host.start();
+    return host;
+  };
+  const [first, ...others] = plans as [HostPlan, ...HostPlan[]];
+  const founder = await up(first, await initHost(first));
+  if (others.length === 0) return Cluster.of({ folder, hosts: [founder], links });
+  const token = await invite(first, { socketPath: founder.socketPath, uses: others.length });
+  const hosts = new Map([[first.name, founder]]);
+  const queue = [...others];
+  const work = async (): Promise<void> => {
+    for (let plan = queue.shift(); plan !== undefined; plan = queue.shift()) {
+      hosts.set(plan.name, await up(plan, await joinHost(plan, token)));
+    }
+  };
+  await Promise.all(Array.from({ length: STARTS_AT_ONCE }, work));
+  return Cluster.of({ folder, hosts: names.map((name) => hosts.get(name)!), links });
 }
 
-async function initHost(
-  dataDir: string,
-  { name, ports, ip, within }: Omit<Made, "hostId" | "dataDir">,
-): Promise<Made> {
-  const args = [
-    ...["init", "--json", "--data-dir", dataDir, "--name", name],
-    ...["--listen", `${ip}:${ports.control}`, "--data-listen", `${ip}:${ports.data}`],
-  ];
-  const { stdout } = await promisify(execFile)(nodeExecutable(), [EXECUTABLE, ...args], {
-    env: environmentOf(dirname(dataDir)),
-  });
-  const { host } = JSON.parse(stdout) as { host: string };
-  return { name, hostId: host, dataDir, ports, ip, within };
-}
-
-type Surroundings = { made: readonly Made[]; links: readonly Link[]; config: Record<string, unknown> };
-
-/** Hosts know each other by their keys, so the list of peers can only be written when every key is there. */
-async function configure(host: Made, { made, links, config }: Surroundings): Promise<void> {
-  const peers = made
-    .filter(({ name }) => name !== host.name)
-    .map(({ name, hostId, ports, ip }) => {
-      const link = links.find(({ from, to }) => from === host.name && to === name);
-      const address = (port: number): string => `/ip4/${ip}/tcp/${port}/p2p/${hostId}`;
-      return {
-        name,
-        control: address(link?.control?.port ?? ports.control),
-        data: address(link?.data.port ?? ports.data),
-      };
-    });
-  const file = configFile(host.dataDir);
-  const initial = JSON.parse(await readFile(file, "utf8")) as Record<string, unknown>;
-  const handle = await open(file, "w", 0o600);
-  try {
-    await handle.writeFile(`${JSON.stringify({ ...config, ...initial, peers, faults: true }, null, 2)}\n`);
-  } finally {
-    await handle.close();
-  }
-}
-
-/** Nothing of ours, but a cache of compiled code: every daemon compiles the same sources. */
-function environmentOf(folder: string): Record<string, string> {
-  return { PATH: process.env.PATH ?? "", NODE_COMPILE_CACHE: join(folder, ".compile-cache") };
-}
-
-/** Ours where it is new enough, else the one that the package brings. */
-function nodeExecutable(): string {
-  if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR_MIN) return process.execPath;
-  const require = createRequire(import.meta.url);
-  return join(dirname(require.resolve("node/package.json")), "bin", "node");
+async function startLink(
+  host: string,
+  { own, linked, ports }: { own: Ports; linked: "data" | "all"; ports: number[] },
+): Promise<Link> {
+  const data = new LinkProxy({ port: ports.pop()!, targetPort: own.data });
+  const control =
+    linked === "all" ? new LinkProxy({ port: ports.pop()!, targetPort: own.control }) : undefined;
+  await Promise.all([data.start(), control?.start()]);
+  return { host, data, control };
 }
 
 // The end.

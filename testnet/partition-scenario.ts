@@ -10,7 +10,6 @@ import { Observers } from "./cluster/observers.ts";
 import { Witness } from "./cluster/witness.ts";
 import { Cluster, type ClusterHost } from "./cluster.ts";
 
-const JOIN_TIMEOUT_MS = 120_000;
 /** The dead are sought every 30 s; what they missed is compared as soon as they are found. */
 const HEAL_TIMEOUT_MS = 180_000;
 
@@ -34,7 +33,7 @@ export async function runPartitionScenario(args: readonly string[]): Promise<voi
   try {
     namespaces.start();
     const place = namespaces.place.bind(namespaces);
-    cluster = await Cluster.start({ names, peers: "none", startTimeoutMs: 300_000, place });
+    cluster = await Cluster.start({ names, startTimeoutMs: 300_000, place });
     const report = await run(cluster, namespaces, { seconds, say });
     if (values.json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
     if (!report.ok) process.exitCode = 1;
@@ -51,7 +50,7 @@ async function run(cluster: Cluster, namespaces: Namespaces, { seconds, say }: R
   const witness = new Witness(cluster.hosts);
   try {
     const names = cluster.hosts.map(({ name }) => name);
-    await join(cluster, observers);
+    await Promise.all(cluster.hosts.map((host) => observers.observe(host)));
     const halves = [true, false].map((left) =>
       cluster.hosts.filter(({ name }) => namespaces.isLeft(name) === left),
     );
@@ -80,15 +79,6 @@ async function run(cluster: Cluster, namespaces: Namespaces, { seconds, say }: R
     await witness.stop();
     await observers.stop();
   }
-}
-
-async function join({ hosts }: Cluster, observers: Observers): Promise<void> {
-  const [first, ...others] = hosts as readonly [ClusterHost, ...ClusterHost[]];
-  for (const host of hosts) await observers.observe(host);
-  const { token } = await first.call("invite", { uses: others.length });
-  for (const host of others) await host.call("join", { token });
-  const names = hosts.map(({ name }) => name);
-  await observers.all(names, "alive", { sinceMs: performance.now(), timeoutMs: JOIN_TIMEOUT_MS });
 }
 
 function guest(name: string) {

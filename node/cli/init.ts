@@ -21,6 +21,8 @@ export type HostOptions = {
   name?: string;
   listen?: string;
   dataListen?: string;
+  announce?: string;
+  dataAnnounce?: string;
   peer?: PeerConfig[];
 };
 
@@ -47,7 +49,9 @@ export function addHostOptions(command: Command): Command {
     .option("--data-dir <folder>", "where the key, the metadata and the vbds live", defaultDataDir())
     .option("--name <name>", "what people call this host (default: the machine's name)")
     .option("--listen <ip:port>", "where other hosts ask questions (default: 127.0.0.1:4701)")
-    .option("--data-listen <ip:port>", "where blocks and memory arrive (default: 127.0.0.1:4702)");
+    .option("--data-listen <ip:port>", "where blocks and memory arrive (default: 127.0.0.1:4702)")
+    .option("--announce <multiaddr>", "what other hosts are told instead of --listen, behind a port forward")
+    .option("--data-announce <multiaddr>", "the same for --data-listen");
 }
 
 /** Writes the configuration and the key where they are missing. Throws CONFIG_INVALID before anything is written. */
@@ -103,15 +107,22 @@ async function printReference(): Promise<void> {
 }
 
 /** What the command line says over what the file says. The folder is where the file is, so the file need not say it. */
-function merge(existing: unknown, { name, listen, dataListen, peer }: InitOptions): Record<string, unknown> {
+function merge(existing: unknown, options: InitOptions): Record<string, unknown> {
+  const { name, listen, dataListen, announce, dataAnnounce, peer } = options;
   const base = typeof existing === "object" && existing !== null ? (existing as Record<string, unknown>) : {};
+  const control = { ...(listen && { listen }), ...(announce && { announce }) };
+  const data = { ...(dataListen && { listen: dataListen }), ...(dataAnnounce && { announce: dataAnnounce }) };
   return {
     ...base,
     ...(name === undefined ? {} : { name }),
-    ...(listen === undefined ? {} : { control: { ...(base.control as object), listen } }),
-    ...(dataListen === undefined ? {} : { data: { ...(base.data as object), listen: dataListen } }),
+    ...(isEmpty(control) ? {} : { control: { ...(base.control as object), ...control } }),
+    ...(isEmpty(data) ? {} : { data: { ...(base.data as object), ...data } }),
     ...(peer === undefined ? {} : { peers: peer }),
   };
+}
+
+function isEmpty(settings: object): boolean {
+  return Object.keys(settings).length === 0;
 }
 
 /** Only a multiaddr has slashes: a name before the first of them ends in "=". */

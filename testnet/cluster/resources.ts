@@ -5,18 +5,26 @@ import { readFileSync } from "node:fs";
 /** Linux's USER_HZ, whatever the machine. */
 const TICKS_PER_SECOND = 100;
 
-export type Cost = { cpuSeconds: number; rssBytes: number };
+export type Cost = {
+  cpuSeconds: number;
+  /** Every page that the process maps, whoever else does. */
+  rssBytes: number;
+  /** Its share: a page that n processes map counts as an n-th. */
+  pssBytes: number;
+};
 
 export function costOf(pid: number): Cost {
   const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
   // From the third field on: the second may hold anything.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   const ticks = Number(fields[11]) + Number(fields[12]);
-  const rss = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1];
-  return { cpuSeconds: ticks / TICKS_PER_SECOND, rssBytes: Number(rss ?? 0) * 1024 };
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "latin1");
+  const bytes = (name: string): number =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, "m").exec(rollup)?.[1] ?? 0) * 1024;
+  return { cpuSeconds: ticks / TICKS_PER_SECOND, rssBytes: bytes("Rss"), pssBytes: bytes("Pss") };
 }
 
-export type Rest = { cpuPercent: number; rssMiB: number };
+export type Rest = { cpuPercent: number; rssMiB: number; pssMiB: number };
 
 /** Of each process, over `seconds` of rest. */
 export async function atRest(pids: readonly number[], seconds: number): Promise<Rest[]> {
@@ -25,10 +33,11 @@ export async function atRest(pids: readonly number[], seconds: number): Promise<
   await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
   const elapsed = (performance.now() - startMs) / 1000;
   return pids.map((pid, index) => {
-    const { cpuSeconds, rssBytes } = costOf(pid);
+    const { cpuSeconds, rssBytes, pssBytes } = costOf(pid);
     return {
       cpuPercent: (100 * (cpuSeconds - before[index]!.cpuSeconds)) / elapsed,
       rssMiB: rssBytes / 2 ** 20,
+      pssMiB: pssBytes / 2 ** 20,
     };
   });
 }

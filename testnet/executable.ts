@@ -1,0 +1,56 @@
+/** The `sojourn` executable, as a scenario runs it: the daemon, and the commands that form a cluster. */
+
+import { execFile } from "node:child_process";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
+
+const ROOT = join(import.meta.dirname, "..");
+const NODE_MAJOR_MIN = 24;
+
+/** `sources` are run as they are; `built` is what users install, and wants `npm run build` first. */
+export type Build = "sources" | "built";
+
+const EXECUTABLES: Record<Build, string> = {
+  sources: join(ROOT, "node", "bin.ts"),
+  built: join(ROOT, "dist", "node", "bin.js"),
+};
+
+/** The whole command line; `within` goes in front of it, to enter a network namespace for instance. */
+export function commandLine(
+  args: readonly string[],
+  { build = "sources", within = [] }: { build?: Build; within?: readonly string[] } = {},
+): readonly string[] {
+  return [...within, nodeExecutable(), EXECUTABLES[build], ...args];
+}
+
+/** What the command prints as JSON. Rejects with what it complained about. */
+export async function sojournJson(
+  args: readonly string[],
+  { folder, ...how }: { folder: string; build?: Build; within?: readonly string[] },
+): Promise<Record<string, unknown>> {
+  const [command = "", ...rest] = commandLine([...args, "--json"], how);
+  const { stdout } = await promisify(execFile)(command, rest, { env: environmentOf(folder) });
+  return JSON.parse(stdout) as Record<string, unknown>;
+}
+
+/** Nothing of ours, but a cache of compiled code in the cluster's folder: every daemon compiles the same sources. */
+export function environmentOf(folder: string): Record<string, string> {
+  return { PATH: process.env.PATH ?? "", NODE_COMPILE_CACHE: join(folder, ".compile-cache") };
+}
+
+/** Builds what users install. */
+export async function buildPackage(): Promise<void> {
+  const tsc = join(ROOT, "node_modules", ".bin", "tsc");
+  await promisify(execFile)(tsc, ["-p", "tsconfig.build.json"], {
+    cwd: ROOT,
+    env: { PATH: `${dirname(nodeExecutable())}:${process.env.PATH ?? ""}` },
+  });
+}
+
+/** Ours where it is new enough, else the one that the package brings. */
+function nodeExecutable(): string {
+  if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR_MIN) return process.execPath;
+  const require = createRequire(import.meta.url);
+  return join(dirname(require.resolve("node/package.json")), "bin", "node");
+}
