@@ -26,6 +26,7 @@ import { listenMultiaddr } from "./listen.ts";
 import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
 import type { KeyRing } from "./network/key-ring.ts";
 import { Libp2pNetwork } from "./network/libp2p-network.ts";
+import { OffenceLog } from "./offence-log.ts";
 import { answerQuestions, type HostAnswers, type HostFacts } from "./peers/host-questions.ts";
 import { Recovery } from "./recovery/recovery.ts";
 import { VERSION } from "./version.ts";
@@ -176,9 +177,11 @@ function controlNetwork(
   { keys, ...parts }: { privateKey: Identity["privateKey"]; log: Log; keys: KeyRing },
 ): Libp2pNetwork {
   const announce = control.announce === undefined ? {} : { announce: [control.announce] };
+  const offences = new OffenceLog(parts.log, "gossip");
   return new Libp2pNetwork(parts, {
     role: "control",
     keys,
+    gossip: { onOffence: (peer, kind, detail) => offences.note(peer, kind, detail) },
     listen: [listenMultiaddr(control.listen)],
     ...announce,
   });

@@ -1,6 +1,7 @@
 /**
- * How placement records travel: one long-lived channel in each direction between two hosts. Frames are the
- * channel's; a message is a type and what it carries.
+ * How placement records travel. News are gossiped: `records`, all of one host and published by that host, so that it
+ * answers for each of them. What gossip lost is repaired by comparing, on one long-lived channel in each direction
+ * between two hosts. A message is a type and what it carries.
  *
  *   records   varint size, signed record …     news, and answers to a digest
  *   summary   u32 u32                          equal for hosts that hold the same: then there is no answer
@@ -16,12 +17,17 @@ import type { HostDigest } from "./placement-table.ts";
 
 /** The libp2p protocol id. */
 export const PLACEMENT_PROTOCOL = "/sojourn/placement/1.0.0";
+/** Where news are gossiped. */
+export const PLACEMENT_TOPIC = "/sojourn/placement/1.0.0";
 
 /** Octets of one message; a receiver takes no more from a peer. Room for the digest of 4096 hosts. */
 export const PLACEMENT_MESSAGE_SIZE_MAX = 640 << 10;
-/** Records are sent in messages of about this size. */
+/** Answers to a digest are sent in messages of about this size. */
 const RECORDS_SIZE = 128 << 10;
+/** News are gossiped in messages of at most this size: each of them may pass every link more than once. */
+export const NEWS_SIZE_MAX = 32 << 10;
 const HOST_SIZE_MAX = 128;
+const RECORD_HEAD_SIZE_MAX = 3;
 
 export type PlacementMessage =
   | { readonly type: "records"; readonly records: readonly Uint8Array[] }
@@ -95,17 +101,21 @@ export function decodePlacementMessage(bytes: Uint8Array): PlacementMessage {
 }
 
 /** Records in messages of bounded size. */
-export function* recordMessages(signed: readonly SignedPlacement[]): Generator<PlacementMessage> {
+export function* recordMessages(
+  signed: readonly SignedPlacement[],
+  { sizeMax = RECORDS_SIZE }: { sizeMax?: number } = {},
+): Generator<PlacementMessage> {
   let records: Uint8Array[] = [];
-  let size = 0;
+  let size = 1;
   for (const { octets } of signed) {
-    if (size + octets.length > RECORDS_SIZE && records.length > 0) {
+    const next = octets.length + RECORD_HEAD_SIZE_MAX;
+    if (size + next > sizeMax && records.length > 0) {
       yield { type: "records", records };
       records = [];
-      size = 0;
+      size = 1;
     }
     records.push(octets);
-    size += octets.length;
+    size += next;
   }
   if (records.length > 0) yield { type: "records", records };
 }

@@ -48,10 +48,17 @@ export type OffenceKind =
   | "malformed"
   | "forged"
   | "stranger"
+  /** Within one record. */
   | "contradiction"
+  /** Two records of one rank: only who has both can know. */
+  | "two-words"
   | "future-dated"
   | "generation-jump"
+  | "replay"
   | "flood";
+
+/** Seen in the record alone, so that nobody who checks before telling on has told it on: who brings it is to blame, too. */
+export const PROVABLE: ReadonlySet<OffenceKind> = new Set(["malformed", "forged", "contradiction", "replay"]);
 
 /** `by`: who did what no honest host does. For what nobody signed that is who brought it. */
 export type PlacementOffence = { readonly by: HostId; readonly kind: OffenceKind; readonly reason: string };
@@ -282,7 +289,7 @@ function refused(by: HostId, kind: OffenceKind, reason: string): Extract<Verdict
 function twoWords(host: HostId, { placement }: SignedPlacement): Extract<Verdict, { kind: "refused" }> {
   return refused(
     host,
-    "contradiction",
+    "two-words",
     `two different words with seq ${placement.seq} about ${placement.domain}`,
   );
 }

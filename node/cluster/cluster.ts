@@ -45,11 +45,15 @@ export type Described = { readonly name: string; readonly addresses: Addresses }
 
 /** What changed, for those who tell others. */
 export type ClusterChange = {
-  readonly statements: readonly Uint8Array[];
+  /** Statements that the others may not have heard. */
+  readonly news: readonly Uint8Array[];
   /** Whoever told us need not be told. */
   readonly from: string | undefined;
   readonly secrets: boolean;
 };
+
+/** How statements came here: gossip tells them on by itself, a comparison only to whoever compares. */
+export type HeardBy = "gossip" | "comparison";
 
 export type ClusterParts = { file: string; identity: Identity; clock: Clock; log: Log };
 
@@ -126,10 +130,7 @@ export class Cluster {
       const genesis = await this.#sign({ kind: "genesis", by: this.self, nonce, ...described });
       const list = new MemberList(genesis.bytes, statementCrypto);
       const secrets = new SecretSet([{ epoch: 1, othersEndAtMs: 0, secret: randomBytes(SECRET_SIZE) }]);
-      await this.#commit(
-        { list, secrets, invitations: [] },
-        { statements: [], from: undefined, secrets: true },
-      );
+      await this.#commit({ list, secrets, invitations: [] }, { news: [], from: undefined, secrets: true });
       return true;
     });
   }
@@ -159,7 +160,8 @@ export class Cluster {
         for (const secret of this.#state.secrets.all()) state.secrets.add(secret);
         state = { ...state, invitations: this.#state.invitations };
       }
-      await this.#commit(state, { statements: list.statements(), from: expected.inviter, secrets: true });
+      // All of it came from there.
+      await this.#commit(state, { news: [], from: expected.inviter, secrets: true });
     });
   }
 
@@ -188,7 +190,7 @@ export class Cluster {
         throw new NodeError("USAGE", { reason: `${INVITATIONS_MAX} invitations are open already` });
       }
       const invitations = [...open, { secret, expiresAtMs, usesLeft: options.uses }];
-      await this.#commit({ ...state, invitations }, { statements: [], from: undefined, secrets: false });
+      await this.#commit({ ...state, invitations }, { news: [], from: undefined, secrets: false });
       const { addresses } = options;
       const token = { cluster: state.list.cluster, inviter: this.self, expiresAtMs, addresses, secret };
       return { token: formatToken(token), expiresAtMs };
@@ -200,7 +202,7 @@ export class Cluster {
     return this.#turns.run(async () => {
       const state = this.#needed();
       const open = state.invitations.filter((each) => isOpen(each, this.#now())).length;
-      await this.#commit({ ...state, invitations: [] }, { statements: [], from: undefined, secrets: false });
+      await this.#commit({ ...state, invitations: [] }, { news: [], from: undefined, secrets: false });
       return open;
     });
   }
@@ -221,7 +223,7 @@ export class Cluster {
       const invitations = state.invitations
         .map((each) => (each === used ? { ...each, usesLeft: each.usesLeft - 1 } : each))
         .filter((each) => isOpen(each, this.#now()));
-      await this.#commit({ ...state, invitations }, { statements: added, from: host, secrets: false });
+      await this.#commit({ ...state, invitations }, { news: added, from: host, secrets: false });
       return { genesis: list.genesis, statements: list.statements(), secrets: secrets.all() };
     });
   }
@@ -254,7 +256,7 @@ export class Cluster {
         throw new NodeError("USAGE", { reason });
       }
       list.add([signed.bytes]);
-      await this.#commit(state, { statements: [signed.bytes], from: undefined, secrets: false });
+      await this.#commit(state, { news: [signed.bytes], from: undefined, secrets: false });
     });
   }
 
@@ -264,7 +266,7 @@ export class Cluster {
       const state = this.#needed();
       const next = state.secrets.next(randomBytes(SECRET_SIZE), Math.ceil(this.#now() + overlapMs));
       state.secrets.add(next);
-      await this.#commit(state, { statements: [], from: undefined, secrets: true });
+      await this.#commit(state, { news: [], from: undefined, secrets: true });
       return { epoch: next.epoch, othersEndAtMs: next.othersEndAtMs };
     });
   }
@@ -292,24 +294,29 @@ export class Cluster {
         this.#parts.log.warn("our own addresses are not listed", { reason: refused[0] });
         return;
       }
-      await this.#commit(this.#state, { statements: [bytes], from: undefined, secrets: false });
+      await this.#commit(this.#state, { news: [bytes], from: undefined, secrets: false });
     });
   }
 
-  /** Takes what a member told: returns whether anything was wrong with it. */
-  learnStatements(items: readonly Uint8Array[], from: string): Promise<{ refused: number }> {
+  /** Takes what a member told: how many of the statements were news, and how many wrong. */
+  learnStatements(
+    items: readonly Uint8Array[],
+    { from, by }: { from: string; by: HeardBy },
+  ): Promise<{ added: number; refused: number }> {
     return this.#turns.run(async () => {
       const state = this.#state;
-      if (state === undefined) return { refused: 0 };
+      if (state === undefined) return { added: 0, refused: 0 };
       const { added, refused } = state.list.add(items);
       for (const reason of refused.slice(0, 3)) {
         this.#parts.log.warn("statement refused", { from, reason, refused: refused.length });
       }
       if (added.length > 0) {
         for (const { statement } of added) this.#tell(statement, from);
-        await this.#commit(state, { statements: added.map(({ bytes }) => bytes), from, secrets: false });
+        // Nobody waits for the next comparison to hear who was shut out.
+        const urgent = by === "gossip" ? [] : added.filter(({ statement }) => statement.kind === "revoke");
+        await this.#commit(state, { news: urgent.map(({ bytes }) => bytes), from, secrets: false });
       }
-      return { refused: refused.length };
+      return { added: added.length, refused: refused.length };
     });
   }
 
@@ -332,7 +339,7 @@ export class Cluster {
           from,
           epoch: state.secrets.all()[0]?.epoch,
         });
-        await this.#commit(state, { statements: [], from, secrets: true });
+        await this.#commit(state, { news: [], from, secrets: true });
       }
       return { refused };
     });

@@ -27,9 +27,9 @@ import type { Clock } from "../clock.ts";
 import type { HostSigner, HostVerifier } from "../host-signer.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
+import { OffenceLog } from "../offence-log.ts";
 import { readIncarnation, writeIncarnation } from "./incarnation-file.ts";
 import type { Links } from "./links.ts";
-import { OffenceLog } from "./offence-log.ts";
 import { PeerChannels } from "./peer-channels.ts";
 
 export type HostMembershipParts = {

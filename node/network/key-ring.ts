@@ -8,6 +8,7 @@
 
 import { createHash } from "node:crypto";
 import { assert } from "../../protocol/errors.ts";
+import type { Gossip } from "./gossip.ts";
 import type { Connection, HostId, Network } from "./network.ts";
 
 export const KEY_ID_SIZE = 8;
@@ -38,6 +39,7 @@ export const KEYS_OFFERED_MAX = 8;
 
 /** A network with a key ring. */
 export interface KeyedNetwork extends Network {
+  readonly gossip: Gossip;
   /** The key that the connection was made under. */
   keyOf(connection: Connection): AdmissionKey | undefined;
   /** Calls `listener` for each connection that opens from now on, whoever dialled. */

@@ -18,6 +18,8 @@ import type { StreamChannelOptions } from "./channel.ts";
 import { countedTcp } from "./counted-tcp.ts";
 import { dialFailure } from "./dial-failure.ts";
 import { NetworkError } from "./errors.ts";
+import { GOSSIP_ADMISSION, type Gossip } from "./gossip.ts";
+import { type GossipOptions, GossipsubGossip, type GossipsubParts } from "./gossipsub.ts";
 import type { AdmissionKey, KeyedNetwork, KeyRing } from "./key-ring.ts";
 import { keyOf } from "./keyed-admission.ts";
 import { CHANNELS_MAX, Libp2pConnection } from "./libp2p-connection.ts";
@@ -49,6 +51,8 @@ export type Libp2pNetworkOptions = AdmissionOptions & {
   channel?: StreamChannelOptions;
   dialTimeoutMs?: number;
   closeTimeoutMs?: number;
+  /** Without it this network carries no gossip. */
+  gossip?: GossipOptions;
 };
 
 type Services = { identify: Identify; ping: Ping };
@@ -66,6 +70,7 @@ export class Libp2pNetwork implements KeyedNetwork {
   readonly #dials = new Map<string, Turns>();
   readonly #admission: Admission;
   readonly #onConnection = new Set<(connection: Connection) => void>();
+  readonly #gossip: GossipsubGossip | undefined;
   #node: Libp2p<Services> | undefined;
   #stopping: Promise<void> | undefined;
 
@@ -79,6 +84,17 @@ export class Libp2pNetwork implements KeyedNetwork {
     this.#admission = new Admission(log, options);
     this.#dialTimeoutMs = options.dialTimeoutMs ?? 10_000;
     this.self = peerIdFromPrivateKey(privateKey).toString();
+    const gossiped: GossipsubParts = {
+      log,
+      refusal: (streams) => this.#admission.refusal(streams, GOSSIP_ADMISSION),
+      cut: (streams, reason) => this.#cut(this.#connectionOf(streams), reason),
+    };
+    this.#gossip = options.gossip === undefined ? undefined : new GossipsubGossip(gossiped, options.gossip);
+  }
+
+  get gossip(): Gossip {
+    assert(this.#gossip !== undefined, "a network without gossip");
+    return this.#gossip;
   }
 
   addresses(): readonly string[] {
@@ -110,6 +126,7 @@ export class Libp2pNetwork implements KeyedNetwork {
     this.#node = node;
     node.addEventListener("connection:open", ({ detail }) => {
       const connection = this.#connectionOf(detail);
+      this.#gossip?.opened(detail);
       for (const listener of this.#onConnection) listener(connection);
     });
     for (const [protocol, handler] of this.#handlers) await this.#register(node, protocol, handler);
@@ -120,6 +137,7 @@ export class Libp2pNetwork implements KeyedNetwork {
       const addresses = this.#options.listen.join(" ");
       throw new NetworkError({ code: "NETWORK_LISTEN_FAILED", addresses, reason }, { cause: error });
     }
+    this.#gossip?.start();
     this.#log.info("network started", { role: this.#options.role, addresses: this.addresses() });
   }
 
@@ -180,6 +198,7 @@ export class Libp2pNetwork implements KeyedNetwork {
   }
 
   async #stop(): Promise<void> {
+    this.#gossip?.stop();
     await Promise.all([...this.#connections.values()].map((connection) => connection.close()));
     await this.#node?.stop();
     this.#log.info("network stopped", { role: this.#options.role });
@@ -252,6 +271,7 @@ export class Libp2pNetwork implements KeyedNetwork {
       services: {
         identify: identify(),
         ping: ping({ maxInboundStreams: 64, maxOutboundStreams: 64 }),
+        ...(this.#gossip === undefined ? {} : { gossip: this.#gossip.service() }),
       },
     });
   }

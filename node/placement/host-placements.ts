@@ -1,7 +1,7 @@
 /**
  * Where the cluster's domains are, as this host has heard it, and what it says itself: its own records are signed and
- * told at once when they change, others' told on when they are news; digests repair what that lost. Kept in the
- * metadata, so that a host that was restarted answers at once.
+ * gossiped when they change; others' are judged before gossip takes them further; digests repair what that lost. Kept
+ * in the metadata, so that a host that was restarted answers at once.
  */
 
 import { ProtocolError } from "../../protocol/errors.ts";
@@ -15,21 +15,24 @@ import {
 import {
   decodePlacementMessage,
   encodePlacementMessage,
+  NEWS_SIZE_MAX,
   PLACEMENT_PROTOCOL,
+  PLACEMENT_TOPIC,
   type PlacementMessage,
   recordMessages,
   summaryOf,
 } from "../../protocol/placement-messages.ts";
-import { PlacementTable, type Verdict } from "../../protocol/placement-table.ts";
+import { PlacementTable, PROVABLE, type Verdict } from "../../protocol/placement-table.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import type { Clock } from "../clock.ts";
 import type { HostSigner, HostVerifier } from "../host-signer.ts";
 import type { Log } from "../log.ts";
 import type { HostMembership } from "../membership/host-membership.ts";
 import type { Links } from "../membership/links.ts";
-import { OffenceLog } from "../membership/offence-log.ts";
 import { PeerChannels } from "../membership/peer-channels.ts";
+import type { GossipMessage, GossipVerdict } from "../network/gossip.ts";
 import type { KeyedNetwork } from "../network/key-ring.ts";
+import { OffenceLog } from "../offence-log.ts";
 import { NewsBudget } from "./news-budget.ts";
 import { isSameWord, ownPlacement } from "./own-placement.ts";
 
@@ -51,9 +54,6 @@ export type HostPlacementsOptions = { exchangeEveryMs: number; openTimeoutMs: nu
 /** A domain as this host has heard of it. More than one claim is a conflict. */
 export type DomainView = { claim: Placement; others: readonly Placement[] };
 
-/** Up to so many hosts are told directly; of more, so many at random, and they tell on. */
-const TOLD_AT_ONCE = 32;
-const TOLD_ON = 3;
 /** News of a few milliseconds travel together. */
 const GATHER_MS = 10;
 /** A small question has a large answer: one for each host in a second. */
@@ -72,8 +72,8 @@ export class HostPlacements {
   readonly #listeners = new Set<(domain: string) => void>();
   readonly #answeredAtMs = new Map<string, number>();
   readonly #disputes = new Map<string, NodeJS.Timeout>();
-  /** What is to be told, and who need not be told. */
-  #outbox = new Map<SignedPlacement, string>();
+  /** What is to be told, by domain: of two words about one the later is enough. */
+  #outbox = new Map<string, SignedPlacement>();
   #gathering: NodeJS.Timeout | undefined;
   #exchange: NodeJS.Timeout | undefined;
   #lastSeq = 0;
@@ -110,6 +110,7 @@ export class HostPlacements {
   async serve(): Promise<void> {
     const { network, membership } = this.#parts;
     await this.#channels.serve();
+    network.gossip.listen(PLACEMENT_TOPIC, (message) => this.#overhear(message));
     // The dialler asks: one comparison for each connection is enough.
     network.onConnection(({ peer, direction }) => {
       if (direction === "outbound" && membership.isMember(peer)) this.compareWith(peer);
@@ -216,7 +217,8 @@ export class HostPlacements {
     }
     const octets = placementOctets(placement);
     const signed = joinPlacement(placement, { octets, signature: this.#parts.sign(octets) });
-    this.#judge(self, signed.octets);
+    const { kind } = this.#judge(self, signed.octets, { broughtBy: self });
+    if (kind === "news") this.#tell(signed);
   }
 
   /** Somebody who claims a domain that this host's journal still has. */
@@ -226,18 +228,56 @@ export class HostPlacements {
     return this.#table.claims(domain).find((claim) => claim.host !== self && claim.generation > generation);
   }
 
-  #receive(from: string, frame: Uint8Array): void {
-    let message: PlacementMessage;
-    try {
-      message = decodePlacementMessage(frame);
-    } catch (error) {
-      if (error instanceof ProtocolError) this.#offences.note(from, "malformed", { reason: error.message });
-      throw error;
+  /** What a host says in gossip is about itself: so each record is its author's own, and the author answers for it. */
+  #overhear({ author, from, data }: GossipMessage): GossipVerdict {
+    const { membership } = this.#parts;
+    if (!membership.isMember(author)) {
+      // Perhaps admitted just now; then its own word is heard again when both compare.
+      this.#offences.note(author, "stranger", { broughtBy: from, reason: "it is no member that we know of" });
+      return "ignore";
     }
+    const message = this.#decode(author, data);
+    if (message?.type !== "records") return "reject";
+    let result: GossipVerdict = "ignore";
+    for (const record of message.records) {
+      const verdict = this.#judge(author, record, { broughtBy: from });
+      if (verdict.kind === "refused") {
+        if (PROVABLE.has(verdict.offence.kind)) return "reject";
+        continue;
+      }
+      if (verdict.kind === "old") continue;
+      if (verdict.signed.placement.host !== author) {
+        const reason = `it publishes what ${verdict.signed.placement.host} said`;
+        this.#offences.note(author, "replay", { broughtBy: from, reason });
+        return "reject";
+      }
+      // What floods us is not told on: it is kept, and whoever compares with us gets it.
+      if (this.#budget.allows(author)) result = "accept";
+      else {
+        this.#offences.note(author, "flood", { broughtBy: from });
+        return author === from ? "reject" : "ignore";
+      }
+    }
+    return result;
+  }
+
+  #decode(from: string, bytes: Uint8Array): PlacementMessage | undefined {
+    try {
+      return decodePlacementMessage(bytes);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      this.#offences.note(from, "malformed", { reason: error.message });
+      return undefined;
+    }
+  }
+
+  #receive(from: string, frame: Uint8Array): void {
+    const message = this.#decode(from, frame);
+    if (message === undefined) throw new Error("it brings what is no message");
     switch (message.type) {
       case "records":
         for (const record of message.records) {
-          const verdict = this.#judge(from, record);
+          const verdict = this.#judge(from, record, { broughtBy: from });
           if (verdict.kind !== "refused" || verdict.offence.by !== from) continue;
           if (this.#budget.offended(from)) throw new Error("it brings what nobody said");
         }
@@ -258,13 +298,13 @@ export class HostPlacements {
     }
   }
 
-  #judge(from: string, bytes: Uint8Array): Verdict {
-    const { clock, self } = this.#parts;
+  #judge(from: string, bytes: Uint8Array, { broughtBy }: { broughtBy: string }): Verdict {
+    const { clock } = this.#parts;
     const verdict = this.#table.offer(bytes, { from, nowMs: clock.wallMs() });
     if (verdict.kind === "refused" || (verdict.kind === "news" && verdict.offence !== undefined)) {
       const { offence } = verdict as { offence: NonNullable<typeof verdict.offence> };
       const { by, kind, reason } = offence;
-      this.#offences.note(by, kind, { reason, broughtBy: from });
+      this.#offences.note(by, kind, { reason, broughtBy });
     }
     if (verdict.kind !== "news") return verdict;
     const { signed, dropped } = verdict;
@@ -273,9 +313,6 @@ export class HostPlacements {
     for (const { domain, host } of dropped) {
       this.#write(() => this.#parts.metadata.placements.remove(domain, { host, sync: false }));
     }
-    // What floods us is not told on: it is kept, and whoever compares with us gets it.
-    if (from === self || this.#budget.allows(placement.host)) this.#tell(signed, from);
-    else this.#offences.note(placement.host, "flood", { broughtBy: from });
     this.#watchForRivals(placement);
     this.#tellListeners(placement.domain);
     return verdict;
@@ -331,29 +368,18 @@ export class HostPlacements {
     this.#disputes.set(domain, timer);
   }
 
-  #tell(signed: SignedPlacement, from: string): void {
-    this.#outbox.set(signed, from);
+  #tell(signed: SignedPlacement): void {
+    this.#outbox.set(signed.placement.domain, signed);
     this.#gathering ??= setTimeout(() => this.#flush(), GATHER_MS);
   }
 
   #flush(): void {
-    const { self, membership } = this.#parts;
     this.#gathering = undefined;
-    const outbox = this.#outbox;
+    const news = [...this.#outbox.values()];
     this.#outbox = new Map();
-    const active = membership.active();
-    const some = shuffled(active);
-    const told = new Map<string, SignedPlacement[]>();
-    for (const [signed, from] of outbox) {
-      const hosts = from === self ? some.slice(0, TOLD_AT_ONCE) : some.slice(0, TOLD_ON);
-      for (const host of hosts) {
-        if (host === from || host === signed.placement.host) continue;
-        const all = told.get(host) ?? [];
-        told.set(host, all);
-        all.push(signed);
-      }
+    for (const message of recordMessages(news, { sizeMax: NEWS_SIZE_MAX })) {
+      this.#parts.network.gossip.publish(PLACEMENT_TOPIC, encodePlacementMessage(message));
     }
-    for (const [host, all] of told) for (const message of recordMessages(all)) this.#send(host, message);
   }
 
   #send(host: string, message: PlacementMessage): void {
@@ -415,11 +441,4 @@ export class HostPlacements {
   #tellListeners(domain: string): void {
     for (const listener of this.#listeners) listener(domain);
   }
-}
-
-function shuffled<T>(items: readonly T[]): T[] {
-  return items
-    .map((item) => ({ item, order: Math.random() }))
-    .sort((a, b) => a.order - b.order)
-    .map(({ item }) => item);
 }

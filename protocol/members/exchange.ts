@@ -11,7 +11,8 @@
  *     │ ─────────────────────────────────────▶ │
  *     │ ◀───────────────────────── items, end  │
  *
- * News are pushed besides: `items` and the end of the channel. An exchange costs one round trip while nothing
+ * News are told besides: statements by gossip, an `items` frame as the message; secrets by push, `items` and the end
+ * of the channel. An exchange costs one round trip while nothing
  * differs. Ids are sent whole: a cluster of a thousand hosts has a few thousand, 16 octets each.
  */
 
@@ -115,11 +116,14 @@ export function summaryOctets(ids: readonly string[]): Uint8Array {
 }
 
 /** `items` in frames of bounded size, in their order. */
-export function* itemFrames(items: Iterable<Uint8Array>): Generator<ExchangeFrame> {
+export function* itemFrames(
+  items: Iterable<Uint8Array>,
+  { sizeMax = ITEMS_FRAME_SIZE }: { sizeMax?: number } = {},
+): Generator<ExchangeFrame> {
   let batch: Uint8Array[] = [];
   let sizeBytes = 0;
   for (const item of items) {
-    if (batch.length > 0 && sizeBytes + item.length > ITEMS_FRAME_SIZE) {
+    if (batch.length > 0 && sizeBytes + item.length > sizeMax) {
       yield { type: "items", items: batch };
       batch = [];
       sizeBytes = 0;

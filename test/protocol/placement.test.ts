@@ -199,7 +199,7 @@ describe("nothing is believed", () => {
     expect(names[0]).toBe(names[1]);
     const all = heard(one);
     const verdict = all.offer(other, { from: gamma.id, nowMs: NOW });
-    expect(verdict).toMatchObject({ offence: { by: alpha.id, kind: "contradiction" } });
+    expect(verdict).toMatchObject({ offence: { by: alpha.id, kind: "two-words" } });
   });
 });
 

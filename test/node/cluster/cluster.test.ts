@@ -102,13 +102,16 @@ test("whoever has a token may join with it and do nothing else", async () => {
     invitations: [],
     statics: [],
   });
-  const connection = await dial(stranger, alpha);
-  const end = closed(connection);
-  const channel = await connection.open(SECRETS_PROTOCOL).catch(() => undefined);
-  await channel
-    ?.send(encodeExchange({ type: "summary", summary: new Uint8Array(32) }))
-    .catch(() => undefined);
-  await end;
+  // It takes itself for a member, so it gossips and compares at once, and is cut for the first of that which arrives.
+  const connection = await dial(stranger, alpha).catch(() => undefined);
+  if (connection !== undefined) {
+    const end = closed(connection);
+    const channel = await connection.open(SECRETS_PROTOCOL).catch(() => undefined);
+    await channel
+      ?.send(encodeExchange({ type: "summary", summary: new Uint8Array(32) }))
+      .catch(() => undefined);
+    await end;
+  }
   expect(alpha.lines.some((line) => line.includes(stranger.id) && line.includes("does not allow"))).toBe(
     true,
   );

@@ -47,7 +47,7 @@ export class ClusterNode {
     const keys = new ClusterKeys(clock, { ...cluster.admission(), statics: [] });
     const network = new Libp2pNetwork(
       { privateKey: identity.privateKey, log },
-      { role: "control", listen: ["/ip4/127.0.0.1/tcp/0"], keys },
+      { role: "control", listen: ["/ip4/127.0.0.1/tcp/0"], keys, gossip: { onOffence: () => undefined } },
     );
     cluster.onChange(() => {
       keys.update({ ...cluster.admission(), statics: [] });

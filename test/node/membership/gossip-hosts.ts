@@ -12,7 +12,9 @@ import { type HostSigner, hostSigner, hostVerifier } from "../../../node/host-si
 import { createLog, type Log } from "../../../node/log.ts";
 import { HostMembership } from "../../../node/membership/host-membership.ts";
 import { Links } from "../../../node/membership/links.ts";
+import type { GossipOptions } from "../../../node/network/gossipsub.ts";
 import { Libp2pNetwork } from "../../../node/network/libp2p-network.ts";
+import { OffenceLog } from "../../../node/offence-log.ts";
 import { HostPlacements } from "../../../node/placement/host-placements.ts";
 import { LAN, type MembershipConfig } from "../../../protocol/membership/config.ts";
 import { MemoryMetadata, MemoryStore } from "../../../storage/memory-metadata.ts";
@@ -28,6 +30,11 @@ export const FAST: MembershipConfig = {
   reconnectIntervalMs: 1000,
   announceIntervalMs: 50,
 };
+
+function noteOn(log: Log): GossipOptions["onOffence"] {
+  const offences = new OffenceLog(log, "gossip");
+  return (peer, kind, detail) => offences.note(peer, kind, detail);
+}
 
 export type LogLine = { level: string; message: string } & Record<string, unknown>;
 
@@ -57,7 +64,7 @@ export class GossipHost {
     const clock = systemClock;
     this.network = new Libp2pNetwork(
       { privateKey, log },
-      { role: "control", listen: ["/ip4/127.0.0.1/tcp/0"] },
+      { role: "control", listen: ["/ip4/127.0.0.1/tcp/0"], gossip: { onOffence: noteOn(log) } },
     );
     this.links = new Links({ network: this.network, clock }, { dialTimeoutMs: 1000 });
     this.store = parts.store ?? new MemoryStore();

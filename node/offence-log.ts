@@ -1,6 +1,6 @@
 /** Names who does what no honest host does: each host and kind once in a minute, with how often it was. */
 
-import type { Log } from "../log.ts";
+import type { Log } from "./log.ts";
 
 const SILENCE_MS = 60_000;
 /** Hosts are bounded by the member list; kinds are few. */
