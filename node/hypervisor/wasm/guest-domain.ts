@@ -7,10 +7,10 @@
  */
 
 import { randomBytes } from "node:crypto";
+import type { DomainFile, DomainFolder } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
 import type { DomainSpec, DomainState, DomainStatus, VbdAttachment, VerifyResult } from "../hypervisor.ts";
 import { parseGuestConfig } from "./config.ts";
-import type { DomainFile, DomainFolder } from "./domain-folder.ts";
 import { GuestMachine } from "./guest-machine.ts";
 import { guestErrors, guestFigures, verifyResult } from "./guest-report.ts";
 import { type BlockClient, GuestRunner } from "./guest-runner.ts";

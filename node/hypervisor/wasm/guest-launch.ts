@@ -5,8 +5,8 @@ import { open, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
+import type { DomainFolder } from "../domain-folder.ts";
 import { HypervisorError, type HypervisorErrorDetail } from "../errors.ts";
-import type { DomainFolder } from "./domain-folder.ts";
 
 export type Launched = { pid: number; streamPath?: string };
 

@@ -9,9 +9,9 @@ import { closeSync, writeSync } from "node:fs";
 import { flushCompileCache } from "node:module";
 import { basename, dirname } from "node:path";
 import { z } from "zod";
+import { DomainFolder } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
 import { type Json, type RequestContext, serveControl } from "./control-socket.ts";
-import { DomainFolder } from "./domain-folder.ts";
 import { GuestDomain } from "./guest-domain.ts";
 import { connectVbd } from "./nbd-block-client.ts";
 

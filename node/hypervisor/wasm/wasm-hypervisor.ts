@@ -3,6 +3,7 @@
  * nothing installed. It keeps no state: every call finds the domain again through its folder.
  */
 
+import { DomainFolder, isAlive, type ProcessFile } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
 import type {
   DomainSpec,
@@ -14,7 +15,6 @@ import type {
 } from "../hypervisor.ts";
 import { checkMemoryBytes, parseGuestConfig } from "./config.ts";
 import { ControlConnection, type Json } from "./control-socket.ts";
-import { DomainFolder, isAlive, type ProcessFile } from "./domain-folder.ts";
 import { type Launched, launchGuest } from "./guest-launch.ts";
 import { WasmIncomingMemory } from "./incoming-memory.ts";
 import { WasmOutgoingMemory } from "./outgoing-memory.ts";

@@ -360,6 +360,8 @@ static void *beat(void *unused)
 /* Commands. */
 
 static char *command_buffer;
+/* Nothing is written any more. */
+static int at_rest;
 
 static void lock_all(void)
 {
@@ -386,7 +388,7 @@ static void drop_caches(void)
 static void verify(void)
 {
 	long pages = options.memory_mib << 20 >> 12;
-	lock_all();
+	if (!at_rest) lock_all();
 	drop_caches();
 	for (long page = 0; page < pages; page++) check_page(page);
 	for (long index = 0; index < block_count; index += BLOCKS_AT_ONCE)
@@ -394,13 +396,13 @@ static void verify(void)
 	for (long file = 0; file < options.files; file++) check_file(command_buffer, file);
 	say("{\"type\":\"verified\",\"pages\":%ld,\"blocks\":%ld,\"files\":%ld,\"errors\":%lu}", pages, block_count,
 	    options.files, counts.errors);
-	unlock_all();
+	if (!at_rest) unlock_all();
 }
 
 /* Nothing is written after it: the sums are those of the disk as the guest leaves it. */
 static void sums(void)
 {
-	lock_all();
+	if (!at_rest) lock_all(), at_rest = 1;
 	drop_caches();
 	long files = 0;
 	for (long file = 0; file < options.files; file++) {
@@ -416,7 +418,7 @@ static void sums(void)
 
 static void end(int how)
 {
-	if (pthread_mutex_trylock(&files_lock) == 0) pthread_mutex_lock(&blocks_lock);
+	if (!at_rest) lock_all(), at_rest = 1;
 	fdatasync(block_device);
 	sync();
 	if (umount(FILES) != 0) fault("the file system cannot be unmounted: errno %d", errno);

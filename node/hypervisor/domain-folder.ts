@@ -5,7 +5,8 @@
  *     domain.json   what it is: its specification, and whether it was booted or received
  *     process.json  the guest process: its id, and the start time that tells it from a later one of that id
  *     exit.json     how it ended, where it had time to say so
- *     control       unix socket: one JSON request per line
+ *     control       unix socket by which the process is told what to do: a language per adapter
+ *     serial        `qemu`: unix socket of the guest's serial console, and console.log, what it printed
  *     guest.log     what the process printed
  */
 
@@ -13,8 +14,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { HypervisorError } from "../errors.ts";
-import type { DomainSpec } from "../hypervisor.ts";
+import { HypervisorError } from "./errors.ts";
+import type { DomainSpec } from "./hypervisor.ts";
 
 /** The kernel's limit of a unix socket's path is 108 octets, 104 on some systems, one of them a zero. */
 const SOCKET_PATH_BYTES_MAX = 103;
@@ -58,6 +59,15 @@ export class DomainFolder {
     return join(this.path, "control");
   }
 
+  get serialPath(): string {
+    return join(this.path, "serial");
+  }
+
+  /** What the guest wrote to its serial console, whether or not somebody listened. */
+  get consoleLogPath(): string {
+    return join(this.path, "console.log");
+  }
+
   get logPath(): string {
     return join(this.path, "guest.log");
   }
@@ -97,9 +107,9 @@ export class DomainFolder {
     return readJson(join(this.path, "exit.json"), ExitFile);
   }
 
-  /** Written by the guest process about itself. */
-  writeProcess(): void {
-    const file: ProcessFile = { pid: process.pid, startTime: startTimeOf(process.pid) ?? "" };
+  /** Written by the guest process about itself, or by whoever has just begun it. */
+  writeProcess(pid = process.pid): void {
+    const file: ProcessFile = { pid, startTime: startTimeOf(pid) ?? "" };
     writeFileSync(join(this.path, "process.json"), JSON.stringify(file));
   }
 

@@ -1,0 +1,81 @@
+/** The settings of a `qemu` domain, and what a host allows them. Settings travel with the domain: a peer wrote them. */
+
+import { z } from "zod";
+import { HypervisorError } from "../errors.ts";
+
+const CPUS_MAX = 64;
+const NICS_MAX = 8;
+const TEXT_MAX = 4096;
+const ARGUMENTS_MAX = 64;
+
+/** Goes into a comma-separated argument of QEMU: nothing that could begin another option. */
+const Word = z
+  .string()
+  .max(200)
+  .regex(/^[\w.:/+-]+$/, 'letters, digits and "._:/+-" only');
+/** A file in the host's own folder of kernels: the peer does not choose which other file is read. */
+const FileName = z
+  .string()
+  .max(200)
+  .regex(/^\w[\w.+-]*$/, "the name of a file in the host's qemu.kernelFolder");
+
+const Nic = z.strictObject({
+  mac: z.string().regex(/^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/, "as 52:54:00:12:34:56"),
+  model: Word.default("virtio-net-pci"),
+  backend: z
+    .discriminatedUnion("type", [
+      z.strictObject({ type: z.literal("tap"), interface: Word }),
+      z.strictObject({ type: z.literal("bridge"), bridge: Word }),
+      z.strictObject({ type: z.literal("stream"), path: Word }),
+      z.strictObject({ type: z.literal("user") }),
+    ])
+    .describe("tap and bridge: of that name on every host; stream: frames over a unix socket"),
+});
+export type Nic = z.infer<typeof Nic>;
+
+export const QemuConfig = z.strictObject({
+  machine: Word.default("pc-q35-9.0").describe("with its version: both ends must build the same machine"),
+  cpus: z.int().min(1).max(CPUS_MAX).default(1),
+  cpuModel: Word.default("qemu64").describe("what every host of the cluster has"),
+  kernel: FileName.optional().describe("boots this kernel; without it the first vbd is booted"),
+  initrd: FileName.optional(),
+  append: z.string().max(TEXT_MAX).default("").describe("the kernel's command line"),
+  nics: z.array(Nic).max(NICS_MAX).default([]),
+  arguments: z
+    .array(z.string().max(TEXT_MAX))
+    .max(ARGUMENTS_MAX)
+    .default([])
+    .describe("further arguments, where the host's qemu.extraArguments allows them"),
+  qmp: z
+    .string()
+    .startsWith("/")
+    .optional()
+    .describe("QMP socket of a QEMU that somebody else started, which is taken over as it is"),
+});
+export type QemuConfig = z.infer<typeof QemuConfig>;
+
+/** What the host's own configuration says. */
+export type QemuHostOptions = {
+  executable: string;
+  acceleration: "kvm" | "tcg";
+  kernelFolder: string;
+  /** Whether a domain may bring arguments of its own: whoever may send one here can then run what it likes. */
+  extraArguments: boolean;
+};
+
+/** Reads a domain's settings. Throws `HYPERVISOR_BAD_SPEC`. */
+export function parseQemuConfig(text: string): QemuConfig {
+  let value: unknown;
+  try {
+    value = text.trim() === "" ? {} : JSON.parse(text);
+  } catch (cause) {
+    throw new HypervisorError(
+      { code: "HYPERVISOR_BAD_SPEC", field: "config", reason: "not JSON" },
+      { cause },
+    );
+  }
+  const parsed = QemuConfig.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const reason = z.prettifyError(parsed.error);
+  throw new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field: "config", reason });
+}

@@ -1,0 +1,290 @@
+/**
+ * The live stream of a `qemu` domain, out of this host.
+ *
+ *   passes ──freeze──▶ QEMU: pre-switchover ──ended──▶ tail ──▶ QEMU: completed
+ *     ▲                        └────────thaw──────────────────────┘
+ *
+ * QEMU decides itself when to stop the guest: when what is left fits a threshold. Until `freeze` it is one byte,
+ * so that only a guest that writes nothing at all is stopped unasked; then the pass counts as converged, and if no
+ * freeze follows soon the guest goes on and QEMU begins anew. `pause-before-switchover` holds the stopped guest
+ * before its tail is sent: as long as its block nodes are still active, for whoever harvests their bitmaps.
+ *
+ * A thawed domain cannot go on with a stream that QEMU has given up: it begins with another, see stream-frames.ts.
+ */
+
+import { randomBytes } from "node:crypto";
+import type { MigrationInfo } from "../../qmp/commands.ts";
+import type { QmpClient } from "../../qmp/qmp-client.ts";
+import type { DomainFolder } from "../domain-folder.ts";
+import { HypervisorError } from "../errors.ts";
+import type { OutgoingMemory } from "../hypervisor.ts";
+import { gone, type MigrationStatus, QemuMigration } from "./qemu-migration.ts";
+import { frameHead } from "./stream-frames.ts";
+
+type Round = { round: number; remainingBytes: number; converged: boolean };
+
+/** What may be left for the tail at the rate that was measured. */
+const TAIL_GOAL_MS = 20;
+/** Goes out in well under a millisecond: fewer bytes are not worth a further pass. */
+const TAIL_BYTES_MIN = 256 << 10;
+/** Passes after which whatever is left is left. */
+const ROUNDS_MAX = 30;
+/** A pass that leaves more than this part of what the one before left does not get anywhere. */
+const SHRINK_RATIO = 0.9;
+/** How long a freeze may wait for a pass that ends below the goal. */
+const FREEZE_PATIENCE_MS = 300;
+/** How long a guest stays stopped that QEMU stopped without being asked. */
+const UNASKED_STOP_MS = 250;
+/** QEMU's own limit: 2000 seconds. */
+const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
+
+export class QemuOutgoingMemory implements OutgoingMemory {
+  readonly stream: AsyncIterable<Uint8Array>;
+  readonly #client: QmpClient;
+  readonly #folder: DomainFolder;
+  readonly #wasRunning: boolean;
+  readonly #listeners: ((round: Round) => void)[] = [];
+  #migration: QemuMigration | undefined;
+  #lastRound: Round | undefined;
+  #isAsking = false;
+  #givenBytes = 0;
+  #state: "passes" | "freezing" | "frozen" | "cancelled" = "passes";
+  #isTailAsked = false;
+  #ended = Promise.withResolvers<number>();
+  /** Settles when there is another migration to read, or none any more. */
+  #further = Promise.withResolvers<void>();
+  #unasked: NodeJS.Timeout | undefined;
+
+  private constructor(client: QmpClient, folder: DomainFolder, wasRunning: boolean) {
+    this.#client = client;
+    this.#folder = folder;
+    this.#wasRunning = wasRunning;
+    this.stream = this.#read();
+    this.#ended.promise.catch(() => {});
+  }
+
+  static async begin(
+    client: QmpClient,
+    { folder, isRunning }: { folder: DomainFolder; isRunning: boolean },
+  ): Promise<QemuOutgoingMemory> {
+    const outgoing = new QemuOutgoingMemory(client, folder, isRunning);
+    await endEarlier(client);
+    await client.execute("migrate-set-capabilities", {
+      capabilities: ["events", "pause-before-switchover"].map((capability) => ({ capability, state: true })),
+    });
+    await outgoing.#beginMigration();
+    return outgoing;
+  }
+
+  /** A pass that ended before anyone listened is told at once: the driver must not wait for the next. */
+  onRound(listener: (round: Round) => void): void {
+    this.#listeners.push(listener);
+    if (this.#lastRound) listener(this.#lastRound);
+  }
+
+  async freeze(): Promise<void> {
+    if (this.#state === "frozen") return;
+    if (this.#state !== "passes") throw badState("freeze", this.#state);
+    const migration = this.#running();
+    this.#state = "freezing";
+    clearTimeout(this.#unasked);
+    if (migration.status !== "pre-switchover") {
+      await this.#allowTail(Math.max(TAIL_BYTES_MIN, 1.5 * (this.#lastRound?.remainingBytes ?? 0)));
+    }
+    const patience = setTimeout(() => void this.#allowAnyTail().catch(() => {}), FREEZE_PATIENCE_MS);
+    const status = await migration.until("pre-switchover").finally(() => clearTimeout(patience));
+    if (status !== "pre-switchover") throw gone(`its migration is ${status} before the guest was stopped`);
+    this.#state = "frozen";
+  }
+
+  /** To be called once the vbds are fenced: QEMU lets go of its block nodes with the tail. */
+  async ended(): Promise<number> {
+    const { promise } = this.#ended;
+    if (this.#state === "frozen" && !this.#isTailAsked) {
+      this.#isTailAsked = true;
+      await this.#client.execute("migrate-continue", { state: "pre-switchover" });
+    }
+    return promise;
+  }
+
+  async thaw(): Promise<void> {
+    if (this.#state !== "frozen") throw badState("thaw", this.#state);
+    await this.#beginAgain();
+  }
+
+  async cancel(): Promise<void> {
+    if (this.#state === "cancelled") return;
+    const isFrozen = this.#state === "frozen";
+    this.#state = "cancelled";
+    clearTimeout(this.#unasked);
+    const migration = this.#migration;
+    try {
+      const wasOver = migration?.isOver ?? true;
+      await migration?.cancel();
+      // QEMU lets a guest go on whose migration is cancelled, also one that was stopped for it.
+      if (isFrozen && !wasOver) await this.#client.execute("stop");
+    } catch {
+      // QEMU is gone, and the domain's state says so.
+    }
+    this.#ended.reject(gone("the migration was cancelled"));
+    this.#further.resolve();
+    await migration?.socket.then(
+      (socket) => socket.destroy(),
+      () => undefined,
+    );
+  }
+
+  async #beginMigration(): Promise<void> {
+    await this.#allowTail(1);
+    this.#migration = await QemuMigration.begin(this.#client, {
+      path: this.#folder.streamPath(randomBytes(4).toString("hex")),
+      listener: {
+        onPass: (pass) => void this.#ask(pass),
+        onStatus: (status) => this.#changed(status),
+      },
+    });
+  }
+
+  /** The guest goes on, and QEMU begins with all of its memory again. */
+  async #beginAgain(): Promise<void> {
+    clearTimeout(this.#unasked);
+    await this.#migration?.cancel();
+    if (this.#wasRunning) await goOn(this.#client);
+    this.#state = "passes";
+    this.#isTailAsked = false;
+    this.#lastRound = undefined;
+    this.#ended.reject(gone("the domain was thawed"));
+    this.#ended = Promise.withResolvers();
+    this.#ended.promise.catch(() => {});
+    const further = this.#further;
+    this.#further = Promise.withResolvers();
+    await this.#beginMigration();
+    further.resolve();
+  }
+
+  async *#read(): AsyncGenerator<Uint8Array> {
+    for (let isFirst = true; !this.#isCancelled(); isFirst = false) {
+      const migration = this.#running();
+      const further = this.#further;
+      if (!isFirst) yield this.#give(frameHead("again"));
+      yield* this.#readOne(migration);
+      const status = await migration.until();
+      if (status === "completed") {
+        const whole = this.#give(frameHead("whole"));
+        if (this.#migration === migration) this.#ended.resolve(this.#givenBytes);
+        yield whole;
+      } else if (status !== "cancelled" && !this.#isCancelled()) {
+        const error = gone(`its migration is ${status}: ${await this.#whyFailed()}`);
+        this.#ended.reject(error);
+        throw error;
+      }
+      await further.promise;
+    }
+  }
+
+  async *#readOne(migration: QemuMigration): AsyncGenerator<Uint8Array> {
+    try {
+      const socket = await migration.socket;
+      for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
+        const data = chunk as Uint8Array;
+        yield this.#give(frameHead("data", data.length));
+        yield this.#give(data);
+      }
+    } catch {
+      // The migration's status says how it ended.
+    }
+  }
+
+  #give(bytes: Uint8Array): Uint8Array {
+    this.#givenBytes += bytes.length;
+    return bytes;
+  }
+
+  /** How much is left after the pass. One question at a time: passes over little memory follow each other closely. */
+  async #ask(pass: number): Promise<void> {
+    if (this.#isAsking || this.#state !== "passes" || pass < 2) return;
+    this.#isAsking = true;
+    try {
+      const { ram } = await this.#client.execute("query-migrate");
+      if (ram !== undefined && this.#state === "passes") this.#tell(judge(ram, pass, this.#lastRound));
+    } catch {
+      // The migration's status says what became of it.
+    } finally {
+      this.#isAsking = false;
+    }
+  }
+
+  #tell(round: Round): void {
+    this.#lastRound = round;
+    for (const listener of this.#listeners) listener(round);
+  }
+
+  #changed(status: MigrationStatus): void {
+    if (status !== "pre-switchover" || this.#state !== "passes") return;
+    this.#unasked = setTimeout(() => this.#undoUnasked(), UNASKED_STOP_MS);
+    this.#tell({ round: (this.#lastRound?.round ?? 1) + 1, remainingBytes: 0, converged: true });
+  }
+
+  #undoUnasked(): void {
+    if (this.#state !== "passes" || !this.#wasRunning) return;
+    void this.#beginAgain().catch((error: unknown) => this.#ended.reject(error));
+  }
+
+  /** QEMU stops the guest once no more than `bytes` are left. Counts from its next look on, within 100 ms. */
+  async #allowTail(bytes: number): Promise<void> {
+    // Its threshold is bandwidth × time: a time of one millisecond makes it a number of bytes.
+    const bytesPerSecond = Math.ceil(bytes) * 1000;
+    await this.#client.execute("migrate-set-parameters", {
+      "max-bandwidth": 0,
+      "downtime-limit": 1,
+      "avail-switchover-bandwidth": bytesPerSecond,
+    });
+  }
+
+  async #allowAnyTail(): Promise<void> {
+    await this.#client.execute("migrate-set-parameters", { "downtime-limit": DOWNTIME_LIMIT_MAX_MS });
+  }
+
+  async #whyFailed(): Promise<string> {
+    const info = await this.#client.execute("query-migrate").catch(() => undefined);
+    return info?.["error-desc"] ?? "QEMU gives no reason";
+  }
+
+  #running(): QemuMigration {
+    if (this.#migration === undefined) throw new Error("a stream has a migration from its beginning on");
+    return this.#migration;
+  }
+
+  #isCancelled(): boolean {
+    return this.#state === "cancelled";
+  }
+}
+
+function judge(ram: NonNullable<MigrationInfo["ram"]>, pass: number, before: Round | undefined): Round {
+  const { remaining, mbps = 0 } = ram;
+  const goalBytes = Math.max(TAIL_BYTES_MIN, ((mbps * 1e6) / 8 / 1000) * TAIL_GOAL_MS);
+  const isStuck = pass > 3 && before !== undefined && remaining > before.remainingBytes * SHRINK_RATIO;
+  const converged = remaining <= goalBytes || isStuck || pass >= ROUNDS_MAX;
+  return { round: pass - 1, remainingBytes: remaining, converged };
+}
+
+/** A migration that an earlier process of ours began: its stream leads nowhere. */
+export async function endEarlier(client: QmpClient): Promise<void> {
+  for (;;) {
+    const { status } = await client.execute("query-migrate");
+    const isOver =
+      status === undefined || ["none", "completed", "cancelled", "failed"].includes(status as string);
+    if (isOver) return;
+    if (status !== "cancelling") await client.execute("migrate_cancel");
+  }
+}
+
+/** A cancelled migration has let the guest go on already; one that was completed has not. */
+async function goOn(client: QmpClient): Promise<void> {
+  const { running } = await client.execute("query-status");
+  if (!running) await client.execute("cont");
+}
+
+function badState(operation: string, state: string): HypervisorError {
+  return new HypervisorError({ code: "HYPERVISOR_BAD_STATE", operation, state });
+}
