@@ -62,7 +62,7 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       dataDir: parts.dataDir,
       ...(parts.cluster.cluster.id === undefined ? {} : { cluster: parts.cluster.cluster.id }),
       addresses: parts.addresses(),
-      hypervisors: ["wasm"],
+      hypervisors: ["qemu", "wasm"],
       domains: (await metadata.domains.list()).filter(({ owner }) => owner === self).length,
     }),
     hosts: () => memberRows(parts),

@@ -164,6 +164,26 @@ const Wasm = z.strictObject({
   }),
 });
 
+const Qemu = z.strictObject({
+  executable: option(z.string().min(1).default("qemu-system-x86_64"), {
+    description: "the QEMU that runs domains of kind qemu; 9.0 or newer where there is no KVM",
+    reason: "what Debian's package installs",
+    placeholder: "path",
+  }),
+  acceleration: option(z.enum(["kvm", "tcg"]).default("kvm"), {
+    description: "how QEMU runs a guest's code: kvm, or tcg, which needs no hardware and is many times slower",
+    reason: "nobody wants the other where this one works",
+  }),
+  kernelFolder: option(z.exactOptional(z.string().min(1)), {
+    description: "folder of the kernels and initrds that domains name; kernels in the data folder unless set",
+    placeholder: "folder",
+  }),
+  extraArguments: option(z.boolean().default(false), {
+    description: "take qemu domains that bring arguments of their own for QEMU",
+    reason: "arguments can run any program: whoever may send a domain to this host could do so",
+  }),
+});
+
 export const NodeConfigSchema = z
   .strictObject({
     name: option(z.string().min(1).max(NAME_LENGTH_MAX).default(hostname), {
@@ -200,6 +220,7 @@ export const NodeConfigSchema = z
     membership: Membership.prefault({}),
     migration: Migration.prefault({}),
     wasm: Wasm.prefault({}),
+    qemu: Qemu.prefault({}),
     faults: option(z.boolean().default(false), {
       description: "allow fault points to be armed: tests only",
       reason: "a host that anyone may crash through its API is for tests",

@@ -61,6 +61,7 @@ const CLI_MAY_IMPORT = [
 /** Implementations of an interface; the rest of `node/` speaks of the interface. */
 const ADAPTERS: Record<string, string> = {
   WasmHypervisor: "node/hypervisor/",
+  QemuHypervisor: "node/hypervisor/",
   Libp2pNetwork: "node/network/",
   LevelMetadata: "storage/",
   NbdAttachment: "node/attachment/",

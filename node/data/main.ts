@@ -14,10 +14,11 @@ import { type AdmissionSnapshot, ClusterKeys } from "../cluster/cluster-keys.ts"
 import type { NodeConfig } from "../config.ts";
 import { keyFile } from "../data-folder.ts";
 import { HostDomains } from "../domains/host-domains.ts";
-import { hostPaths } from "../domains/host-paths.ts";
+import { type HostPaths, hostPaths } from "../domains/host-paths.ts";
 import { FaultPoints } from "../fault-points.ts";
 import { hostSigner } from "../host-signer.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
+import { QemuHypervisor } from "../hypervisor/qemu/qemu-hypervisor.ts";
 import { WasmHypervisor } from "../hypervisor/wasm/wasm-hypervisor.ts";
 import { type Identity, loadOrCreateIdentity } from "../identity.ts";
 import { listenMultiaddr } from "../listen.ts";
@@ -25,6 +26,7 @@ import { createLog, type Log, stderrSink } from "../log.ts";
 import { Migrations } from "../migration/migrations.ts";
 import type { KeyRing } from "../network/key-ring.ts";
 import { Libp2pNetwork } from "../network/libp2p-network.ts";
+import { QmpConnections } from "../qmp/qmp-connections.ts";
 import { DomainRecovery } from "../recovery/domain-recovery.ts";
 import { parentPort, Rpc } from "../rpc/rpc.ts";
 import { DataService, type DataServiceParts } from "./data-service.ts";
@@ -67,8 +69,7 @@ async function main(): Promise<void> {
   });
   const exports = new ExportRegistry();
   const nbd = new NbdServer({ exports, log });
-  const wasm = new WasmHypervisor({ runDir: paths.runDir, log });
-  const hypervisors: ReadonlyMap<string, Hypervisor> = new Map([[wasm.kind, wasm]]);
+  const hypervisors = hypervisorsOf(config, { paths, log });
   const changed = (domain: string): void => rpc.notify("changed", domain);
   const shared = {
     self: hostId,
@@ -127,6 +128,19 @@ function bulkNetwork(
     listen: [listenMultiaddr(data.listen)],
     ...announce,
   });
+}
+
+function hypervisorsOf(
+  { qemu }: NodeConfig,
+  { paths, log }: { paths: HostPaths; log: Log },
+): ReadonlyMap<string, Hypervisor> {
+  const { runDir } = paths;
+  const host = { ...qemu, kernelFolder: qemu.kernelFolder ?? paths.kernels };
+  const all = [
+    new WasmHypervisor({ runDir, log }),
+    new QemuHypervisor({ runDir, log, host, qmp: new QmpConnections() }),
+  ];
+  return new Map(all.map((hypervisor) => [hypervisor.kind, hypervisor]));
 }
 
 function logLevel(): "error" | "warn" | "info" | "debug" {

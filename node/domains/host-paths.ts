@@ -9,6 +9,8 @@ export type HostPaths = {
   readonly nbdSocket: string;
   /** A folder per domain: what its hypervisor process needs. */
   readonly runDir: string;
+  /** What domains boot from that bring no boot loader. */
+  readonly kernels: string;
   /** The file that a new vbd gets, and the records kept beside it. */
   vbdFile(domain: string, vbd: string): string;
   dirtyLog(domain: string, vbd: string): string;
@@ -21,6 +23,7 @@ export function hostPaths(dataDir: string): HostPaths {
     metadata: join(dataDir, "metadata"),
     nbdSocket: join(dataDir, "run", "nbd.sock"),
     runDir: join(dataDir, "run"),
+    kernels: join(dataDir, "kernels"),
     vbdFile: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.raw`),
     dirtyLog: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.written`),
     presenceLog: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.missing`),

@@ -32,9 +32,12 @@ export interface OutgoingMemory {
   readonly stream: AsyncIterable<Uint8Array>;
   /** Called after each pass over memory; `converged`: the rest fits the downtime goal. */
   onRound(listener: (round: { round: number; remainingBytes: number; converged: boolean }) => void): void;
-  /** Stops the domain; resolves when it runs no more and issues no more I/O. Then the tail follows and the round ends. */
+  /** Stops the domain; resolves when it runs no more and issues no more I/O. */
   freeze(): Promise<void>;
-  /** Resolves after `freeze` when the tail was given to `stream`: its total length in bytes since the begin. */
+  /**
+   * To be called after `freeze`, once whoever tracks the vbds has what it needs of them: lets the tail follow.
+   * Resolves when the tail was given to `stream`: its total length in bytes since the begin.
+   */
   ended(): Promise<number>;
   /** After `freeze`: the domain runs on here and the stream goes on with further passes. */
   thaw(): Promise<void>;

@@ -305,12 +305,6 @@ export class SourceDriver {
     this.meter.frozen();
     await memory.source.freeze();
     this.#machine.post({ type: "domain-frozen", attempt });
-    this.#later(
-      async () => {
-        return { type: "memory-ended", attempt, memoryBytes: await memory.source.ended() };
-      },
-      () => this.#freezeAttempt === attempt,
-    );
   }
 
   /** With every pass over memory, so that little is left to flush once the domain is frozen. */
@@ -332,6 +326,15 @@ export class SourceDriver {
     this.meter.dirtied(dirty);
     this.#parts.fenced(written);
     this.#machine.post({ type: "fenced", attempt, dirty, written });
+    // Not before: with the memory's tail a hypervisor lets go of the vbds, and of what it knows of them.
+    const memory = this.#memory;
+    this.#later(
+      async () => {
+        if (memory === undefined) throw new Error("there is no memory stream to end");
+        return { type: "memory-ended", attempt, memoryBytes: await memory.source.ended() };
+      },
+      () => this.#freezeAttempt === attempt,
+    );
   }
 
   async #destroyRemains(): Promise<void> {
