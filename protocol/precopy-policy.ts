@@ -6,6 +6,9 @@
 
 import { assert } from "./errors.ts";
 
+/** Of a throttled domain's iterations: at a half, what is left halves with each. */
+const DIRTIED_TO_SENT_GOAL = 0.5;
+
 export type IterationStatistics = {
   /** The iteration that has just ended, from 1. */
   readonly iteration: number;
@@ -18,6 +21,8 @@ export type IterationStatistics = {
   /** Sent since the start of the migration, and the size of all its vbds. */
   readonly totalSentBlocks: number;
   readonly diskBlocks: number;
+  /** The domain's writes were slowed already. */
+  readonly isThrottled?: boolean;
 };
 
 export type PrecopyLimits = {
@@ -25,6 +30,11 @@ export type PrecopyLimits = {
   readonly iterationsMax: number;
   /** The total may be this many times the vbds' size. */
   readonly totalSentFactorMax: number;
+  /**
+   * The part of its write rate, from 0 to 1, that a domain may lose so that pre-copy converges. Without it, and
+   * with 0, nothing is ever slowed.
+   */
+  readonly writeSlowdownMax?: number;
 };
 
 /** In the order in which they are asked: the first that holds is the reason. */
@@ -39,15 +49,19 @@ export type FreezeReason =
 /** Rates are those of the iteration, for reports; undefined when it was too short to have any. */
 export type PrecopyVerdict = (
   | { readonly decision: "iterate"; readonly reason: "converging" }
+  /** Iterate, with the domain's writes slowed to `share` of the rate they had. */
+  | { readonly decision: "throttle"; readonly reason: "dirty-rate-too-high"; readonly share: number }
   | { readonly decision: "freeze"; readonly reason: FreezeReason }
 ) & { readonly dirtyBlocksPerSecond: number | undefined; readonly sentBlocksPerSecond: number | undefined };
 
 export function precopyPolicy(statistics: IterationStatistics, limits: PrecopyLimits): PrecopyVerdict {
-  for (const [name, value] of Object.entries(statistics)) assert(value >= 0, `negative ${name}`);
+  for (const [name, value] of Object.entries(statistics)) assert(Number(value) >= 0, `negative ${name}`);
   const dirtyBlocksPerSecond = perSecond(statistics.dirtiedBlocks, statistics.elapsedMs);
   const sentBlocksPerSecond = perSecond(statistics.sentBlocks, statistics.elapsedMs);
   const rates = { dirtyBlocksPerSecond, sentBlocksPerSecond };
   const reason = reasonToFreeze(statistics, limits);
+  const share = reason === "dirty-rate-too-high" ? shareToKeep(statistics, limits) : undefined;
+  if (share !== undefined) return { decision: "throttle", reason: "dirty-rate-too-high", share, ...rates };
   if (reason !== undefined) return { decision: "freeze", reason, ...rates };
   return { decision: "iterate", reason: "converging", ...rates };
 }
@@ -63,6 +77,15 @@ function reasonToFreeze(
   if (iteration >= iterationsMax) return "iteration-cap";
   if (totalSentBlocks >= totalSentFactorMax * diskBlocks) return "total-sent-cap";
   return undefined;
+}
+
+/** So slow that an iteration leaves half of what it sent, but no slower than allowed. */
+function shareToKeep(
+  { dirtiedBlocks, sentBlocks, isThrottled }: IterationStatistics,
+  { writeSlowdownMax = 0 }: PrecopyLimits,
+): number | undefined {
+  if (writeSlowdownMax === 0 || isThrottled === true) return undefined;
+  return Math.max(1 - writeSlowdownMax, (DIRTIED_TO_SENT_GOAL * sentBlocks) / dirtiedBlocks);
 }
 
 function perSecond(blocks: number, elapsedMs: number): number | undefined {

@@ -156,6 +156,7 @@ function climb(
     iteration: 1,
     roundStartedAtMs: event.atMs,
     sentBeforeRound: 0,
+    isThrottled: false,
   };
   effects.push({ type: "send", message: { type: "ladder", choices } }, ...ask(descents));
   return reconciled({ ...state, trip, scans, descents }, effects, context);

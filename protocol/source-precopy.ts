@@ -6,7 +6,7 @@
  * another round is worth its bytes. In the memory stage each pass over memory starts one.
  */
 
-import { precopyPolicy } from "./precopy-policy.ts";
+import { type PrecopyVerdict, precopyPolicy } from "./precopy-policy.ts";
 import { accepted, begin } from "./source-negotiation.ts";
 import {
   type Answer,
@@ -25,9 +25,9 @@ import {
 export function preCopy(state: Phase<"pre-copy">, event: SourceEvent, context: SourceContext): SourceStep {
   if (event.type !== "dirty") return copying(state, event, context);
   if (event.attempt !== state.trip.attempt) return [state, []];
-  const decision = endRound(state, event, context);
+  const { decision, effects } = endRound(state, event, context);
   state.trip.iteration += 1;
-  if (decision === "iterate" || state.link !== "up") return [state, fillIfUp(state, context)];
+  if (decision !== "freeze" || state.link !== "up") return [state, [...effects, ...fillIfUp(state, context)]];
   return beginMemory(state, context);
 }
 
@@ -61,10 +61,10 @@ export function memoryCopy(
   }
   if (event.type === "dirty") {
     if (event.attempt !== state.trip.attempt) return [state, []];
-    const decision = endRound(state, event, context);
+    const { decision, effects } = endRound(state, event, context);
     if (decision === "freeze" && memory.converged && isQuiet(state)) return freeze(state);
     // Also what is not worth another iteration: the link is there, and memory takes its time.
-    return [state, fillIfUp(state, context)];
+    return [state, [...effects, ...fillIfUp(state, context)]];
   }
   if (event.type === "received") {
     const { message } = event;
@@ -183,7 +183,7 @@ function endRound(
   { trip }: Copying,
   { blocks, atMs }: Extract<SourceEvent, { type: "dirty" }>,
   context: SourceContext,
-): "iterate" | "freeze" {
+): { decision: PrecopyVerdict["decision"]; effects: SourceEffect[] } {
   const { sender, deferred } = trip;
   trip.roundsOpen -= 1;
   const dirtiedBlocks = blocks.reduce((sum, bitmap) => sum + bitmap.population, 0);
@@ -193,7 +193,7 @@ function endRound(
     rest.subtract(hot);
     sender.toSend[vbd]!.union(rest);
   }
-  const { decision } = precopyPolicy(
+  const verdict = precopyPolicy(
     {
       iteration: trip.iteration,
       dirtiedBlocks,
@@ -202,10 +202,14 @@ function endRound(
       remainingBlocks: sender.remainingBlocks,
       totalSentBlocks: sender.sentBlocks,
       diskBlocks: blockCountsOf(context).reduce((sum, count) => sum + count, 0),
+      isThrottled: trip.isThrottled,
     },
     context,
   );
   trip.roundStartedAtMs = atMs;
   trip.sentBeforeRound = sender.sentBlocks;
-  return decision;
+  const { decision } = verdict;
+  if (decision !== "throttle") return { decision, effects: [] };
+  trip.isThrottled = true;
+  return { decision, effects: [{ type: "throttle-writes", share: verdict.share }] };
 }

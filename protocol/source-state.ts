@@ -40,6 +40,8 @@ export type SourceContext = {
   readonly remainingBlocksToFreeze: number;
   /** A block that was sent so often and is dirty again is hot: it waits for post-copy. */
   readonly hotSendsMax: number;
+  /** See `PrecopyLimits`. */
+  readonly writeSlowdownMax?: number;
 };
 
 export type SourceEvent =
@@ -111,7 +113,13 @@ export type SourceEffect =
   | { type: "send-blocks"; ticket: number; purpose: BlocksPurpose; vbd: VbdIndex; runs: readonly BlockRun[] }
   /** Arm write rounds on every vbd, before the first block is read. */
   | { type: "start-tracking"; attempt: number }
+  /** Ends rounds, and with them the slowing of writes. */
   | { type: "stop-tracking" }
+  /**
+   * From now on the domain's writes get at most `share` of the rate that they had since `start-tracking`. Ends with
+   * `stop-tracking`, and when the domain is frozen.
+   */
+  | { type: "throttle-writes"; share: number }
   | { type: "collect-dirty"; attempt: number }
   | { type: "scan-allocated"; attempt: number; vbd: VbdIndex }
   /** Digest our own blocks and compare with the peer's `digests`. */
@@ -170,6 +178,7 @@ export type Trip = {
   iteration: number;
   roundStartedAtMs: number;
   sentBeforeRound: number;
+  isThrottled: boolean;
 };
 
 export type MemoryStream = { attempt: number; ready: boolean; converged: boolean };

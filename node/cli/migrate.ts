@@ -4,13 +4,18 @@ import type { Command } from "commander";
 import type { Api, HopReport } from "../control/api.ts";
 import type { ControlClient } from "../control/client.ts";
 import { formatSize } from "../sizes.ts";
-import { integer } from "./arguments.ts";
+import { integer, size } from "./arguments.ts";
 import { type ApiOptions, addApiCommand, printResult, withClient } from "./command.ts";
 import { formatCount, formatDuration } from "./format.ts";
 import { formatFields, printable } from "./output.ts";
 import { type ProgressPrinter, progressPrinter } from "./progress.ts";
 
-type MigrateCliOptions = ApiOptions & { detach?: boolean; iterations?: number };
+type MigrateCliOptions = ApiOptions & {
+  detach?: boolean;
+  iterations?: number;
+  slowWrites?: number;
+  bandwidth?: number;
+};
 
 const EXIT_FAILED_AT_DESTINATION = 3;
 
@@ -30,6 +35,12 @@ export function addMigrate(program: Command): void {
       "pre-copy iterations before the domain is frozen regardless",
       integer({ min: 1 }),
     )
+    .option(
+      "--slow-writes <percent>",
+      "the domain's writes may be slowed by so much, if they come faster than they can be sent",
+      integer({ min: 0, max: 95 }),
+    )
+    .option("--bandwidth <size>", "bytes per second that the migration may send", size)
     .option("--live", "accepted and ignored: every migration is live")
     .addHelpText(
       "after",
@@ -79,12 +90,14 @@ async function migrate(client: ControlClient, { domain, to, options }: Wish): Pr
 }
 
 function paramsOf({ domain, to, options }: Wish): Api["migrate"]["params"] {
-  const { iterations } = options;
+  const { iterations, slowWrites, bandwidth } = options;
   return {
     domain,
     to,
     options: {
       ...(iterations === undefined ? {} : { iterationsMax: iterations }),
+      ...(slowWrites === undefined ? {} : { writeSlowdownMax: slowWrites / 100 }),
+      ...(bandwidth === undefined ? {} : { bandwidthMaxBytesPerSecond: bandwidth }),
     },
   };
 }
@@ -105,6 +118,7 @@ export function formatReport(report: HopReport): string {
       `${formatSize(report.diskBytesSent)} sent for ${formatCount(report.blocksChanged, "changed block")} in ` +
         `${formatCount(report.iterations, "iteration")}${resent}; ${formatSize(report.bytesAllocated)} allocated`,
     ],
+    ["writes", report.writeShare < 1 ? `slowed to ${Math.round(report.writeShare * 100)} %` : undefined],
     ["memory", `${formatSize(report.memoryBytesSent)} sent`],
     ["post-copy", `${report.pushed} pushed, ${report.pulled} pulled, ${report.superseded} superseded`],
     ["downtime", formatDuration(report.downtimeMs)],

@@ -160,8 +160,12 @@ export type PlanRow = {
   refusal?: string;
 };
 
+/** For this migration, instead of the host's configuration. */
 export type MigrateOptions = {
   iterationsMax?: number;
+  /** The part of its write rate, 0 to 0.95, that the domain may lose. */
+  writeSlowdownMax?: number;
+  bandwidthMaxBytesPerSecond?: number;
 };
 
 /** One finished migration. `rung` and `reason` are the costliest ones of its vbds. */
@@ -185,6 +189,10 @@ export type HopReport = {
   pulled: number;
   superseded: number;
   iterations: number;
+  /** The share of its write rate that the domain kept in pre-copy; 1 when it was not slowed. */
+  writeShare: number;
+  /** Blocks that were left when the domain was frozen: they went in post-copy, or were overwritten first. */
+  blocksLeft: number;
   verified?: boolean;
 };
 

@@ -88,10 +88,17 @@ export class Migrations {
         limits: {
           ...this.#parts.limits,
           ...("iterationsMax" in options ? { iterationsMax: options.iterationsMax! } : {}),
+          ...("writeSlowdownMax" in options ? { writeSlowdownMax: options.writeSlowdownMax! } : {}),
         },
       });
+      const { link } = this.#parts;
+      const { bandwidthMaxBytesPerSecond = link.bandwidthMaxBytesPerSecond } = options;
+      const parts =
+        bandwidthMaxBytesPerSecond === undefined
+          ? this.#parts
+          : { ...this.#parts, link: { ...link, bandwidthMaxBytesPerSecond } };
       const [state0, effects] = source.start(context);
-      const outgoing = new OutgoingMigration(this.#parts, { domain: fresh, context, to: to.name }, state0);
+      const outgoing = new OutgoingMigration(parts, { domain: fresh, context, to: to.name }, state0);
       this.#outgoing.set(fresh.id, outgoing);
       void outgoing.ended.then(() => this.#left(outgoing));
       try {

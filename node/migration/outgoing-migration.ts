@@ -30,7 +30,12 @@ export type OutgoingParts = {
   faults: FaultPoints;
   limits: Pick<
     SourceContext,
-    "inFlightBlocksMax" | "iterationsMax" | "totalSentFactorMax" | "remainingBlocksToFreeze" | "hotSendsMax"
+    | "inFlightBlocksMax"
+    | "iterationsMax"
+    | "totalSentFactorMax"
+    | "remainingBlocksToFreeze"
+    | "hotSendsMax"
+    | "writeSlowdownMax"
   >;
   link: Omit<SourceOptions, "address">;
   /** This host's signature under certificates of custody. */

@@ -205,6 +205,10 @@ export class SourceDriver {
         return;
       case "stop-tracking":
         return attachment.stopRounds();
+      case "throttle-writes":
+        this.#parts.log.info("writes slowed", { migration: this.context.migration, share: effect.share });
+        this.meter.throttled(effect.share);
+        return attachment.throttleWrites?.(effect.share);
       case "collect-dirty": {
         const blocks = attachment.takeRound();
         this.meter.dirtied(blocks);
@@ -302,6 +306,8 @@ export class SourceDriver {
     const memory = this.#memory;
     if (memory === undefined) throw new Error("there is no memory stream to end");
     this.#freezeAttempt = attempt;
+    // A guest that waits for an answer would be frozen only when it has it.
+    this.#parts.attachment.throttleWrites?.(1);
     this.meter.frozen();
     await memory.source.freeze();
     this.#machine.post({ type: "domain-frozen", attempt });

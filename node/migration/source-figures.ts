@@ -29,6 +29,8 @@ export class SourceMeter {
   #choices: readonly RungChoice[] = [];
   #iterations = 0;
   #counts = ZERO_COUNTS;
+  #writeShare = 1;
+  #blocksLeft = 0;
   #rate = { atMs: 0, bytes: 0, bytesPerSecond: 0 };
   #dirty = { atMs: 0, blocksPerSecond: 0 };
 
@@ -64,6 +66,11 @@ export class SourceMeter {
     for (const [vbd, bitmap] of blocks.entries()) this.#lacked[vbd]!.union(bitmap);
   }
 
+  /** The domain's writes get `share` of their rate. */
+  throttled(share: number): void {
+    this.#writeShare = share;
+  }
+
   frozen(): void {
     this.#frozenAtMs ??= this.#clock.nowMs();
   }
@@ -79,6 +86,7 @@ export class SourceMeter {
       this.#iterations = state.trip.iteration;
     }
     const isOver = state.phase === "finishing" || state.phase === "completed";
+    if (state.phase === "preparing") this.#blocksLeft = populationOf(state.trip.sender.toSend);
     if (state.phase === "post-copy" || isOver) this.#resumedAtMs ??= this.#clock.nowMs();
     if (isOver) {
       this.#counts = state.counts;
@@ -108,6 +116,8 @@ export class SourceMeter {
       pulled: this.#counts.pulled,
       superseded: this.#counts.superseded,
       iterations: this.#iterations,
+      writeShare: this.#writeShare,
+      blocksLeft: this.#blocksLeft,
     };
   }
 

@@ -44,6 +44,9 @@ export function performSource(
       later({ type: "tracking", attempt, atMs: 0, vbds });
       return;
     }
+    // How fast the guest writes is nothing that the model knows.
+    case "throttle-writes":
+      return;
     case "stop-tracking":
       daemon.rounds = undefined;
       return;
@@ -92,7 +95,7 @@ export function performSource(
       unfreeze(host);
       return;
     case "persist":
-      persistSource(host, machine, effect.record);
+      persistSource(draft, host, machine, effect.record);
       return;
     case "forget":
       commit(host, { journalRemoved: machine.migration });

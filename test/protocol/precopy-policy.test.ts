@@ -34,6 +34,38 @@ describe("pre-copy", () => {
     expect(precopyPolicy({ ...converging, ...before }, limits).decision).toBe("iterate");
   });
 
+  describe("with writes that may be slowed", () => {
+    const slowing = { ...limits, writeSlowdownMax: 0.75 };
+
+    it.each([
+      // Half of what is sent is the goal.
+      [1000, 1000, 0.5],
+      [1250, 1000, 0.4],
+      // No more is taken than was allowed.
+      [4000, 1000, 0.25],
+    ])(
+      "slows a domain that dirtied %i blocks while %i were sent to %f",
+      (dirtiedBlocks, sentBlocks, share) => {
+        const statistics = { ...converging, dirtiedBlocks, sentBlocks };
+        expect(precopyPolicy(statistics, slowing)).toMatchObject({ decision: "throttle", share });
+      },
+    );
+
+    it("slows it once: what it was promised is a share of its own rate", () => {
+      const statistics = { ...converging, dirtiedBlocks: 1000, isThrottled: true };
+      expect(precopyPolicy(statistics, slowing)).toMatchObject({
+        decision: "freeze",
+        reason: "dirty-rate-too-high",
+      });
+    });
+
+    it("slows nothing for a domain that converges, or of which little remains", () => {
+      expect(precopyPolicy(converging, slowing).decision).toBe("iterate");
+      const little = { ...converging, dirtiedBlocks: 1000, remainingBlocks: 100 };
+      expect(precopyPolicy(little, slowing)).toMatchObject({ decision: "freeze", reason: "little-remains" });
+    });
+  });
+
   it("does not take an iteration that sent nothing for a slow link", () => {
     const idle = { ...converging, iteration: 1, sentBlocks: 0, totalSentBlocks: 0 };
     expect(precopyPolicy(idle, limits).decision).toBe("iterate");

@@ -232,6 +232,21 @@ describe("source: memory-copy", () => {
     expect(story.state).toMatchObject({ memory: { converged: false } });
   });
 
+  it("slows the domain's writes once when they outrun the link, and goes on", () => {
+    const story = new SourceStory({ writeSlowdownMax: 0.5, hotSendsMax: 9 }).toMemoryCopy();
+    story.receives({ type: "memory-ready", attempt: 1 });
+    story.on({ type: "memory-round", attempt: 1, converged: true });
+    story.dirty(5, 6);
+    expect(story.handedOut).toEqual([6, 5]);
+    story.storeAll();
+    story.dirty(5, 6);
+    expect(story.effects).toContainEqual({ type: "throttle-writes", share: 0.5 });
+    expect(story.state.phase).toBe("memory-copy");
+    story.storeAll();
+    story.dirty(5, 6);
+    expect(story.names).toEqual(["freeze-domain"]);
+  });
+
   it("leaves hot blocks for post-copy", () => {
     const story = new SourceStory({ hotSendsMax: 1 }).toMemoryCopy();
     story.receives({ type: "memory-ready", attempt: 1 });

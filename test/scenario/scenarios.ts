@@ -22,6 +22,7 @@ const CALM: Partial<Options> = {
     totalSentFactorMax: 3,
     remainingBlocksToFreeze: 1,
     hotSendsMax: 2,
+    writeSlowdownMax: 0,
   },
   answerMsMax: 0,
   network: { latencyMsMax: 5, noticeMsMax: 10, breakingPerMille: 0, stallPercent: 0 },

@@ -33,6 +33,7 @@ export type Options = {
     totalSentFactorMax: number;
     remainingBlocksToFreeze: number;
     hotSendsMax: number;
+    writeSlowdownMax: number;
   };
   /** How long an answer of the daemon's own parts may be on its way to the machine. */
   answerMsMax: number;
@@ -99,6 +100,7 @@ export function drawOptions(prng: Prng, late: Prng): Options {
       totalSentFactorMax: prng.between(1, 3),
       remainingBlocksToFreeze: prng.pick([0, 2, 8]),
       hotSendsMax: prng.between(1, 3),
+      writeSlowdownMax: 0,
     },
     answerMsMax: prng.pick([0, 0, 10, 60]),
     network: {
@@ -122,7 +124,9 @@ export function drawOptions(prng: Prng, late: Prng): Options {
     memoryDelayMsMax: late.chance(20) ? late.between(20, 300) : 0,
     pushDelayMsMax: late.chance(25) ? late.between(50, 1500) : 0,
   };
-  return !isCalm && late.chance(15) ? withBadPower(options, late) : options;
+  const drawn = !isCalm && late.chance(15) ? withBadPower(options, late) : options;
+  const writeSlowdownMax = late.chance(25) ? 0.5 : 0;
+  return { ...drawn, machine: { ...drawn.machine, writeSlowdownMax } };
 }
 
 /**

@@ -121,6 +121,9 @@ export class SourceDriver {
         return this.#sendBlocks(effect);
       case "start-tracking":
         return this.#answer({ ...effect, type: "tracking", atMs: this.#now, vbds: this.#vbds.startRounds() });
+      case "throttle-writes":
+        // Answers take as long as the world wants them to in any case.
+        return;
       case "stop-tracking":
         return this.#vbds.stopRounds();
       case "collect-dirty":

@@ -23,6 +23,8 @@ const REPORT: HopReport = {
   pushed: 0,
   pulled: 0,
   superseded: 0,
+  writeShare: 1,
+  blocksLeft: 0,
   iterations: 1,
 };
 

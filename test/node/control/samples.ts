@@ -83,6 +83,8 @@ export const hopReport: HopReport = {
   pushed: 80,
   pulled: 3,
   superseded: 1,
+  writeShare: 1,
+  blocksLeft: 0,
   iterations: 3,
   verified: true,
 };
