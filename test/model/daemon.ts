@@ -9,6 +9,7 @@ import { ProtocolError } from "../../protocol/errors.ts";
 import { isBeforeHandover } from "../../protocol/source.ts";
 import type { Commit } from "../../storage/migration-journal.ts";
 import type { DomainRecord } from "../../storage/records.ts";
+import { certified } from "./custody.ts";
 import { performDestination } from "./destination-half.ts";
 import { contextOf, DOMAIN_ID } from "./domain.ts";
 import { performSource } from "./source-half.ts";
@@ -148,6 +149,7 @@ export function commit(host: Host, changes: Commit): void {
     replicas: [...replicas.values()].toSorted((a, b) => (a.host < b.host ? -1 : 1)),
     entries: Object.fromEntries(Object.entries(entries).toSorted(([a], [b]) => (a < b ? -1 : 1))),
     log: changes.log?.entries ?? journal.log,
+    custody: journal.custody,
   };
 }
 
@@ -159,6 +161,7 @@ function refuseLowered(stored: DomainRecord | undefined, offered: DomainRecord):
 }
 
 export function persistSource(
+  draft: Draft,
   host: Host,
   machine: SourceMachine,
   record: Parameters<typeof sourceCommit>[0],
@@ -167,6 +170,9 @@ export function persistSource(
   const facts = { self: host.name, nowMs: 0, domain: host.journal.domain!, context };
   const blockCount = host.disk!.now.length;
   commit(host, sourceCommit(record, { ...facts, written: [bitmapOf(written, blockCount)] }));
+  if (record.phase !== "handed-over") return;
+  const generation = record.generation + 1;
+  certified(draft, host, { kind: "handover", generation, from: host.name, to: record.destination });
 }
 
 export function persistDestination(
@@ -213,7 +219,7 @@ export function die(draft: Draft, name: HostName, { power }: { power: boolean })
 
 export function boot(draft: Draft, name: HostName): void {
   const host = draft.host(name);
-  const daemon: Daemon = { exported: undefined, rounds: undefined, machines: [], recovery: undefined };
+  const daemon: Daemon = { exported: undefined, rounds: undefined, machines: [], recoveries: [] };
   host.boots += 1;
   host.daemon = daemon;
   const { domain } = host.journal;

@@ -3,7 +3,8 @@
 import { describe, expect, it } from "vitest";
 import { explore } from "./explore.ts";
 import { mutants } from "./mutants.ts";
-import { realParts, scenario, worldOf } from "./scenarios.ts";
+import { startOf } from "./reach.ts";
+import { lostWhilePrepared, realParts, scenario } from "./scenarios.ts";
 
 const LIMITS = { depthMax: 1000, statesMax: 200_000 };
 
@@ -21,9 +22,18 @@ describe("every interleaving of the two halves", () => {
     }),
     scenario("there and back", ["AB", "BA"], { faultsMax: 0, writes: 1 }),
     scenario("onwards", ["AB", "BC"], { faultsMax: 0 }),
+    {
+      ...scenario("power lost while prepared", ["AB"], { faultsMax: 2, crashes: 1, recovers: 1, adopts: 1 }),
+      after: lostWhilePrepared,
+    },
+    scenario("custody", ["AB"], { faultsMax: 1, forgeries: 1, losses: 1, custody: true }),
   ])("keeps every rule and can always end well: $name", (chosen) => {
     const { plan } = chosen;
-    const { violation, isComplete, states } = explore(worldOf(chosen), { parts: realParts, plan }, LIMITS);
+    const { violation, isComplete, states } = explore(
+      startOf(chosen, realParts),
+      { parts: realParts, plan },
+      LIMITS,
+    );
     expect(violation).toBeUndefined();
     expect(isComplete).toBe(true);
     expect(states).toBeGreaterThan(100);
@@ -33,7 +43,7 @@ describe("every interleaving of the two halves", () => {
 describe("the checker", () => {
   it.each(mutants.map((mutant) => [mutant.name, mutant] as const))("finds the seeded bug %s", (_, mutant) => {
     const { parts, scenario: chosen } = mutant;
-    const { violation } = explore(worldOf(chosen), { parts, plan: chosen.plan }, LIMITS);
+    const { violation } = explore(startOf(chosen, parts), { parts, plan: chosen.plan }, LIMITS);
     expect(violation?.rule).toBeTypeOf("string");
     expect(violation!.trace.length).toBeGreaterThan(0);
   });

@@ -1,6 +1,7 @@
 /** Everything that can happen next in a world. */
 
 import { initial } from "../../protocol/destination.ts";
+import { custodyMoves } from "./custody.ts";
 import {
   addMachine,
   boot,
@@ -90,9 +91,13 @@ function ofDaemon(world: World, host: Host): Move[] {
     }
     if (machine.role === "source") moves.push(...ofSource(world, host, machine));
   }
-  if (host.daemon!.recovery !== undefined) {
-    moves.push({ label: `${name} acts on what it was told`, apply: (draft) => does(act(draft, name)) });
+  for (const index of host.daemon!.recoveries.keys()) {
+    moves.push({
+      label: `${name} acts on what it was told`,
+      apply: (draft) => does(act(draft, name, index)),
+    });
   }
+  moves.push(...custodyMoves(world, host));
   const { guest, daemon } = host;
   if (guest?.state === "running" && daemon!.exported !== undefined && world.left.writes > 0) {
     for (let block = 0; block < host.disk!.now.length; block++) moves.push(write(name, block));
@@ -353,7 +358,7 @@ function ofOperator(world: World, may: (kind: keyof Faults) => boolean): Move[] 
     const { name } = host;
     for (const other of hosts) {
       if (other === host || other.daemon === undefined) continue;
-      if (may("recovers") && host.daemon.recovery === undefined) {
+      if (may("recovers")) {
         moves.push({
           label: `the operator runs recover on ${name}, which asks ${other.name}`,
           fault: "recovers",

@@ -1,7 +1,7 @@
 /** Seeded bugs: each a change of one rule that the real code keeps. The checker has to find every one. */
 
 import type { SourceEffect, SourceState } from "../../protocol/source.ts";
-import { realParts, type Scenario, scenario } from "./scenarios.ts";
+import { lostWhilePrepared, realParts, type Scenario, scenario } from "./scenarios.ts";
 import type { Parts } from "./state.ts";
 
 export type Mutant = { name: string; breaks: string; parts: Parts; scenario: Scenario };
@@ -209,6 +209,21 @@ export const mutants: readonly Mutant[] = [
     breaks: "an adopted domain runs under a generation above everything known",
     scenario: scenario("adopt", ["AB"], { faultsMax: 1, adopts: 1 }),
     parts: daemon({ adoptsWithoutRaising: true }),
+  },
+  {
+    name: "act-on-old-word",
+    breaks: "two recovers at once: who carries a decision out looks at its own journal again",
+    scenario: {
+      ...scenario("recovers", ["AB"], { faultsMax: 2, recovers: 2 }),
+      after: lostWhilePrepared,
+    },
+    parts: daemon({ actsOnOldWord: true }),
+  },
+  {
+    name: "one-signature",
+    breaks: "a handover counts with both signatures: a chain is taken over whoever signed it",
+    scenario: scenario("forged", ["AB"], { faultsMax: 1, forgeries: 1, custody: true }),
+    parts: daemon({ believesOneSignature: true }),
   },
   {
     name: "never-fence",

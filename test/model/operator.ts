@@ -5,9 +5,11 @@
 
 import { closeGeneration, storedEntries } from "../../node/domains/stored-log.ts";
 import { BlockBitmap } from "../../protocol/block-bitmap.ts";
+import type { CertificateKind } from "../../protocol/custody.ts";
 import { GenerationLog } from "../../protocol/generation-log.ts";
-import { type Decision, generationAbove, type Testimony } from "../../protocol/recovery.ts";
+import type { Decision, Testimony } from "../../protocol/recovery.ts";
 import type { DomainRecord } from "../../storage/records.ts";
+import { certified } from "./custody.ts";
 import { commit, feed, removeMachine } from "./daemon.ts";
 import { DOMAIN_ID, domainRecord } from "./domain.ts";
 import { type Draft, type Host, type HostName, Violation } from "./state.ts";
@@ -51,15 +53,19 @@ function countOf(mask: number): number {
 export function ask(draft: Draft, name: HostName, other: HostName, turns: number): void {
   const host = draft.host(name);
   const theirs = testimonyOf(draft.peek(other));
-  host.daemon!.recovery = { asked: testimonyOf(host), theirs, turns };
+  const daemon = host.daemon!;
+  daemon.recoveries = [...daemon.recoveries, { asked: testimonyOf(host), theirs, turns }];
 }
 
 /** It acts on what it heard, which may be old by now. */
-export function act(draft: Draft, name: HostName): void {
+export function act(draft: Draft, name: HostName, index: number): void {
   const host = draft.host(name);
-  const { asked, theirs, turns } = host.daemon!.recovery!;
-  host.daemon!.recovery = undefined;
-  const mine = testimonyOf(host);
+  const daemon = host.daemon!;
+  const { asked, theirs, turns } = daemon.recoveries[index]!;
+  daemon.recoveries = daemon.recoveries.toSpliced(index, 1);
+  const { actsOnOldWord } = draft.parts.daemon;
+  // The real one testifies anew, with the domain locked and its machines stopped.
+  const mine = actsOnOldWord ? asked : testimonyOf(host);
   const other = theirs.host as HostName;
   const isOtherUp = draft.peek(other).daemon !== undefined;
   if (!draft.parts.isAbout(asked, mine)) {
@@ -102,7 +108,8 @@ function carryOut(draft: Draft, host: Host, decision: Extract<Decision, { at: st
     case "take-back": {
       const { generation, migration } = decision;
       forsake(host);
-      own(draft, host, { ...domain!, generation }, { journalRemoved: migration });
+      const from = domain!.owner;
+      own(draft, host, { ...domain!, generation }, { kind: "taken back", from, journalRemoved: migration });
       return;
     }
     case "let-go":
@@ -141,10 +148,15 @@ function own(
   draft: Draft,
   host: Host,
   record: DomainRecord,
-  changes: { journalRemoved?: string } = {},
+  { kind, from, ...changes }: { kind: CertificateKind; from: string; journalRemoved?: string },
 ): void {
   const blockCount = draft.truth.newest.length;
   const { generation } = record;
+  if (host.journal.domain?.owner === host.name && host.journal.domain.generation >= generation) {
+    throw new Violation(
+      "a generation that is this host's already is begun anew, and what it wrote is forgotten",
+    );
+  }
   const domain: DomainRecord = { ...record, owner: host.name, state: "running" };
   host.tracker = { generation, written: 0, isTrusted: true };
   const empty = [new BlockBitmap(blockCount)];
@@ -163,6 +175,7 @@ function own(
     replicas: [{ domain: DOMAIN_ID, host: host.name, generation: 0, updatedAt: 0, state: "unknown" }],
     log: { domain: DOMAIN_ID, entries: storedEntries(log.entries) },
   });
+  certified(draft, host, { kind, generation, from, to: host.name });
   run(draft, host, domain);
 }
 
@@ -199,14 +212,9 @@ export function adopt(draft: Draft, name: HostName): boolean {
   const raised = draft.parts.daemon.adoptsWithoutRaising ? base.generation : generation;
   // The metadata would refuse the other owner of a known generation.
   if (raised !== generation) host.journal = { ...host.journal, domain: undefined };
-  if (raised < generationAbove(mine))
-    throw new Violation("a domain is adopted under a generation that was known");
-  own(
-    draft,
-    host,
-    { ...base, generation: raised },
-    entry === undefined ? {} : { journalRemoved: entry.migration },
-  );
+  const from = mine.claim?.owner ?? entry?.peer ?? name;
+  const removed = entry === undefined ? {} : { journalRemoved: entry.migration };
+  own(draft, host, { ...base, generation: raised }, { kind: "adopted", from, ...removed });
   return true;
 }
 

@@ -1,6 +1,8 @@
 /** What must hold in every state, and which states are a good end. */
 
+import { verifyChain } from "../../protocol/custody.ts";
 import { decide } from "../../protocol/recovery.ts";
+import { crypto, factOf } from "./custody.ts";
 import { testimonyOf } from "./operator.ts";
 import type { Host, World } from "./state.ts";
 
@@ -14,8 +16,10 @@ export function brokenRule(world: World): string | undefined {
   }
   const owners = hosts.filter(({ name, journal }) => journal.domain?.owner === name);
   const generations = new Set(owners.map(({ journal }) => journal.domain!.generation));
-  // After such a word a second owner of one generation is a conflict, which is said aloud: see `reasonOf`.
-  if (generations.size < owners.length && !world.truth.wordWasFalse && world.truth.adoptions < 2) {
+  // After a second word, or a hop of a host that was not fenced, it is a conflict, which is said aloud: see `reasonOf`.
+  const { adoptions, wordWasFalse } = world.truth;
+  const mayConflict = adoptions >= 2 || (wordWasFalse && world.hops > 1);
+  if (generations.size < owners.length && !mayConflict) {
     return `${owners.map(({ name }) => name).join(" and ")} own the same generation`;
   }
   for (const host of running) {
@@ -23,9 +27,26 @@ export function brokenRule(world: World): string | undefined {
     if (owner !== host.name)
       return `it runs on ${host.name}, whose journal gives generation ${generation} to ${owner}`;
   }
+  const wrong = hosts.map((host) => wrongCertificate(world, host)).find((rule) => rule !== undefined);
+  if (wrong !== undefined) return wrong;
   const [newest] = owners.toSorted((a, b) => b.journal.domain!.generation - a.journal.domain!.generation);
   return newest === undefined ? undefined : lostData(world, newest);
 }
+
+/** A host's chain of custody always checks, and says nothing that did not happen, whatever it has not heard yet. */
+function wrongCertificate({ truth }: World, { name, journal }: Host): string | undefined {
+  const { custody } = journal;
+  if (custody === undefined || custody.length === 0) return undefined;
+  const lie = custody.map(factOf).find((fact) => !truth.given.includes(fact));
+  if (lie !== undefined) return `${name} believes a certificate of what never was: ${lie}`;
+  let problem = problems.get(custody);
+  if (problem === undefined)
+    problems.set(custody, (problem = verifyChain(custody, crypto).problems[0] ?? ""));
+  return problem === "" ? undefined : `the chain of custody on ${name} is not sound: ${problem}`;
+}
+
+/** Chains are shared by thousands of worlds. */
+const problems = new WeakMap<object, string>();
 
 /** Whoever owns the domain under the highest generation sees what was last acknowledged. */
 function lostData({ hosts, truth }: World, host: Host): string | undefined {
@@ -47,10 +68,16 @@ function lostData({ hosts, truth }: World, host: Host): string | undefined {
 /** Where all is well: it runs on its one owner, and nobody waits for anything that will not come. */
 export function isGoodEnd(world: World): boolean {
   const hosts = Object.values(world.hosts);
-  if (hosts.some(({ daemon }) => daemon === undefined || daemon.recovery !== undefined)) return false;
+  if (hosts.some(({ daemon }) => daemon === undefined || daemon.recoveries.length > 0)) return false;
   const running = hosts.filter(({ guest }) => guest?.state === "running");
   if (conflictOf(world) !== undefined) return true;
-  if (running.length === 1) return running[0]!.journal.domain?.owner === running[0]!.name;
+  if (running.length === 1) {
+    const { name, journal } = running[0]!;
+    const { domain, custody } = journal;
+    const isTold =
+      custody === undefined || (custody.at(-1)?.certificate.generation ?? 1) === domain?.generation;
+    return domain?.owner === name && isTold;
+  }
   return running.length === 0 && reasonOf(world) !== undefined;
 }
 

@@ -13,7 +13,8 @@
 import { parseArgs } from "node:util";
 import { type Exploration, explore } from "./explore.ts";
 import { mutants } from "./mutants.ts";
-import { realParts, type Scenario, scenarios, worldOf } from "./scenarios.ts";
+import { startOf } from "./reach.ts";
+import { realParts, type Scenario, scenarios } from "./scenarios.ts";
 import type { Parts } from "./state.ts";
 
 const { values } = parseArgs({
@@ -60,7 +61,7 @@ if (failures > 0) process.exitCode = 1;
 
 function run(scenario: Scenario, parts: Parts, mutant?: string): Exploration {
   const { name, plan, faults, faultsMax, hosts } = scenario;
-  const result = explore(worldOf(scenario), { parts, plan }, limits);
+  const result = explore(startOf(scenario, parts), { parts, plan }, limits);
   all.push({
     ...(mutant === undefined ? {} : { mutant }),
     scenario: name,

@@ -6,6 +6,7 @@
 import type { PreparedState } from "../../node/migration/destination-driver.ts";
 import { BlockBitmap } from "../../protocol/block-bitmap.ts";
 import { BlockSender } from "../../protocol/block-sender.ts";
+import type { SignedCertificate } from "../../protocol/custody.ts";
 import type {
   DestinationContext,
   DestinationEffect,
@@ -30,6 +31,8 @@ export type Journal = {
   replicas: readonly ReplicaRecord[];
   entries: Readonly<Record<string, JournalEntry>>;
   log: readonly StoredLogEntry[];
+  /** Undefined in a world without certificates. */
+  custody: readonly SignedCertificate[] | undefined;
 };
 
 /** `memory`: how many writes the guest remembers. */
@@ -103,8 +106,8 @@ export type Daemon = {
   exported: number | undefined;
   rounds: Mask | undefined;
   machines: readonly Machine[];
-  /** A `recover` that has asked the other host, and acts next on what it heard. */
-  recovery: { asked: Testimony; theirs: Testimony; turns: number } | undefined;
+  /** Each a `recover` that has asked the other host, and acts some time on what it heard. */
+  recoveries: readonly { asked: Testimony; theirs: Testimony; turns: number }[];
 };
 
 export type Host = {
@@ -148,6 +151,8 @@ export type Truth = {
   /** An operator adopted the domain while the other host still ran it, or may. */
   wordWasFalse: boolean;
   adoptions: number;
+  /** What a certificate may say. */
+  given: readonly string[];
 };
 
 export type Faults = {
@@ -159,6 +164,7 @@ export type Faults = {
   adopts: number;
   writes: number;
   refusals: number;
+  forgeries: number;
 };
 
 export type World = {
@@ -185,6 +191,8 @@ export type Parts = {
     neverFences?: boolean;
     takesBackTooEarly?: boolean;
     storesLateBlocks?: boolean;
+    actsOnOldWord?: boolean;
+    believesOneSignature?: boolean;
   };
 };
 
@@ -299,8 +307,9 @@ export function keyOf({ hosts, links, truth, left, faultsLeft, hops }: World): s
     texts.set(part, text);
     return text;
   });
-  const { newest, memory, writes, ran, wordWasFalse, adoptions } = truth;
-  const rest = [newest, memory, writes, ran, wordWasFalse, adoptions, Object.values(left), faultsLeft, hops];
+  const { newest, memory, writes, ran, wordWasFalse, adoptions, given } = truth;
+  const known = [newest, memory, writes, ran, wordWasFalse, adoptions, given];
+  const rest = [known, Object.values(left), faultsLeft, hops];
   return [...parts, String(rest)];
 }
 
@@ -319,7 +328,9 @@ function textOf(value: unknown): string {
   for (const key in value) {
     if (key === "context") continue;
     const item = (value as Record<string, unknown>)[key];
-    text += key === "domain" ? summaryOf(item) : `${key}:${textOf(item)},`;
+    if (key === "domain") text += summaryOf(item);
+    else if (key === "custody") text += `${custodyText(item as Journal["custody"])},`;
+    else text += `${key}:${textOf(item)},`;
   }
   return `{${text}}`;
 }
@@ -327,6 +338,17 @@ function textOf(value: unknown): string {
 function summaryOf(item: unknown): string {
   const { generation, owner, state } = (item ?? {}) as Partial<DomainRecord>;
   return `${generation}${owner}${state},`;
+}
+
+function custodyText(custody: Journal["custody"]): string {
+  if (custody === undefined) return "";
+  return custody
+    .map(({ certificate, fromSignature, toSignature }) => {
+      const { generation, kind, from, to, previous } = certificate;
+      const signatures = `${fromSignature === undefined ? "" : "f"}${toSignature === undefined ? "" : "t"}`;
+      return `${generation}${kind}${from}${to}${previous.slice(0, 8)}${signatures}`;
+    })
+    .join(";");
 }
 
 export function maskOf(bitmap: BlockBitmap): Mask {
