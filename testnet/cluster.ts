@@ -244,7 +244,7 @@ export class ClusterHost {
         stdio: ["ignore", log, log],
         // A group of its own: a terminal's Ctrl-C is for us, and a kill of the group takes both processes at once.
         detached: true,
-        env: { ...environmentOf(dirname(this.dataDir)), ...this.#env, ...env },
+        env: { ...environmentOf(dirname(this.dataDir), this.#how.build), ...this.#env, ...env },
       });
     } finally {
       closeSync(log);

@@ -30,13 +30,17 @@ export async function sojournJson(
   { folder, ...how }: { folder: string; build?: Build; within?: readonly string[] },
 ): Promise<Record<string, unknown>> {
   const [command = "", ...rest] = commandLine([...args, "--json"], how);
-  const { stdout } = await promisify(execFile)(command, rest, { env: environmentOf(folder) });
+  const { stdout } = await promisify(execFile)(command, rest, { env: environmentOf(folder, how.build) });
   return JSON.parse(stdout) as Record<string, unknown>;
 }
 
-/** Nothing of ours, but a cache of compiled code in the cluster's folder: every daemon compiles the same sources. */
-export function environmentOf(folder: string): Record<string, string> {
-  return { PATH: process.env.PATH ?? "", NODE_COMPILE_CACHE: join(folder, ".compile-cache") };
+/**
+ * Nothing of ours. Sources are compiled by every daemon, so those that run them share a cache, in the cluster's folder;
+ * who installs us has none, and the cache is 15 MiB in each process.
+ */
+export function environmentOf(folder: string, build: Build = "sources"): Record<string, string> {
+  const cache = build === "sources" ? { NODE_COMPILE_CACHE: join(folder, ".compile-cache") } : {};
+  return { PATH: process.env.PATH ?? "", ...cache };
 }
 
 /** Builds what users install. */

@@ -25,7 +25,6 @@ import {
   type Upgrader,
 } from "@libp2p/interface";
 import { peerIdFromPrivateKey } from "@libp2p/peer-id";
-import { generateCertificate, verifyPeerCertificate } from "@libp2p/tls/utils";
 import { AbstractMultiaddrConnection } from "@libp2p/utils";
 import { assert } from "../../protocol/errors.ts";
 import { proveMembership } from "./cluster-proof.ts";
@@ -56,6 +55,16 @@ export function nativeTls(options: NativeTlsOptions = {}) {
   return (components: NativeTlsComponents): ConnectionEncrypter => new NativeTls(components, options);
 }
 
+/** Loaded by the first handshake: 5 MiB that the control process, and a host at rest, do without. */
+function certificates(): Promise<typeof import("@libp2p/tls/utils")> {
+  return import("@libp2p/tls/utils");
+}
+
+async function generateCredentials(privateKey: PrivateKey): Promise<Credentials> {
+  const { generateCertificate } = await certificates();
+  return generateCertificate(privateKey);
+}
+
 const NONE: ReadonlyMap<string, StreamMuxerFactory> = new Map();
 
 type Role = "client" | "server";
@@ -68,19 +77,18 @@ class NativeTls implements ConnectionEncrypter {
   readonly #log: Logger;
   readonly #keys: KeyRing | undefined;
   readonly #self: PeerId;
+  readonly #certify: (privateKey: PrivateKey) => Promise<Credentials>;
   /** One for the process: the specification asks for no more, and it is half the cost of a handshake. */
-  readonly #credentials: Promise<Credentials>;
+  #credentials: Promise<Credentials> | undefined;
 
   constructor(components: NativeTlsComponents, options: NativeTlsOptions) {
-    const { clusterSecret, credentials = generateCertificate } = options;
+    const { clusterSecret, credentials = generateCredentials } = options;
     this.#keys = options.keys ?? (clusterSecret === undefined ? undefined : singleKey(clusterSecret));
     this.protocol = this.#keys === undefined ? TLS_PROTOCOL : CLUSTER_TLS_PROTOCOL;
     this.#components = components;
     this.#log = components.logger.forComponent("sojourn:native-tls");
     this.#self = peerIdFromPrivateKey(components.privateKey);
-    this.#credentials = credentials(components.privateKey);
-    // Whoever connects first is told; until then it is nobody's error.
-    this.#credentials.catch(() => undefined);
+    this.#certify = credentials;
   }
 
   secureInbound(stream: MessageStream, options?: SecureConnectionOptions): Promise<SecuredConnection> {
@@ -101,9 +109,10 @@ class NativeTls implements ConnectionEncrypter {
     const signal = options?.signal;
     let tls: TLSSocket | undefined;
     try {
+      this.#credentials ??= this.#certify(this.#components.privateKey);
+      const credentials = await this.#credentials;
       const agreed = await this.#agree(raw, role, options);
       await takeOver(raw, socket);
-      const credentials = await this.#credentials;
       const muxers = options?.skipStreamMuxerNegotiation === true ? NONE : this.#muxers();
       tls = await handshake(socket, { role, credentials, muxers: [...muxers.keys()], signal });
       const remotePeer = await this.#verified(tls, options?.remotePeer);
@@ -128,6 +137,7 @@ class NativeTls implements ConnectionEncrypter {
     if (certificate === undefined) throw new InvalidCryptoExchangeError("the peer sent no certificate");
     if (tls.isSessionReused()) throw new InvalidCryptoExchangeError("resumed sessions are not accepted");
     // Without the name that is expected: the answer is the same, and a bad certificate stays a bad one.
+    const { verifyPeerCertificate } = await certificates();
     const peer = await verifyPeerCertificate(new Uint8Array(certificate.raw), undefined, this.#log);
     if (expected !== undefined && !expected.equals(peer)) throw new UnexpectedPeerError();
     return peer;
