@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { multiaddr } from "@multiformats/multiaddr";
 import { z } from "zod";
 import { BLOCKS_PER_MESSAGE_MAX, NAME_LENGTH_MAX } from "../protocol/limits.ts";
+import { ADDRESSES_MAX } from "../protocol/members/statement.ts";
 import { checkSocketPath, defaultDataDir } from "./control/socket-path.ts";
 import { NodeError } from "./errors.ts";
 import { parseListen } from "./listen.ts";
@@ -49,6 +50,17 @@ const PeerAddress = Address.refine((text) => !isMultiaddr(text) || peerIdOf(text
   message: "must end in /p2p/ and the host's id: without it anyone could answer there",
 });
 
+/** The word for a host that nobody can dial, behind a NAT: it dials the others, and is asked to dial back. */
+const ANNOUNCE_NONE = "none";
+
+/** Multiaddrs, as a list or with commas between them; after the check always a list, empty for `none`. */
+const Announce = z
+  .union([
+    z.string().transform((text) => (text === ANNOUNCE_NONE ? [] : text.split(","))),
+    z.array(z.string()),
+  ])
+  .pipe(z.array(Address).max(ADDRESSES_MAX));
+
 const Peer = z.strictObject({
   name: z.exactOptional(z.string().min(1).max(NAME_LENGTH_MAX)),
   control: PeerAddress,
@@ -72,9 +84,11 @@ const Control = z.strictObject({
     reason: "nothing is open to a network until the operator names one",
     placeholder: "ip:port",
   }),
-  announce: option(z.exactOptional(Address), {
-    description: "multiaddr that other hosts are told instead, behind a port forward",
-    placeholder: "multiaddr",
+  announce: option(z.exactOptional(Announce), {
+    description:
+      "multiaddrs that other hosts are told instead, with commas between them: the one of several networks, or what " +
+      "a port is forwarded from; none for a host that cannot be dialled",
+    placeholder: "multiaddrs",
   }),
 });
 
@@ -85,9 +99,11 @@ const Data = z.strictObject({
       "a port of its own, so that disks on the move cannot delay a question; closed to networks as above",
     placeholder: "ip:port",
   }),
-  announce: option(z.exactOptional(Address), {
-    description: "multiaddr that other hosts are told instead, behind a port forward",
-    placeholder: "multiaddr",
+  announce: option(z.exactOptional(Announce), {
+    description:
+      "multiaddrs that other hosts are told instead, with commas between them: the one of several networks, or what " +
+      "a port is forwarded from; none for a host that cannot be dialled",
+    placeholder: "multiaddrs",
   }),
 });
 
@@ -127,6 +143,10 @@ const Migration = z.strictObject({
     description: "a block that was sent so often and is dirty again waits for post-copy",
     reason: "a block written through three passes will most likely be written through the fourth",
   }),
+  writeSlowdownMax: option(z.number().min(0).max(0.95).default(0), {
+    description: "the part of its write rate, 0 to 0.95, that a domain may lose so that pre-copy converges",
+    reason: "0: nobody asked the guest; what is written faster than it can be sent goes in post-copy",
+  }),
   bandwidthMaxBytesPerSecond: option(z.exactOptional(Size), {
     description: "bytes per second that migrations may send; without it as much as the network takes",
     placeholder: "size",
@@ -156,6 +176,19 @@ const Membership = z.strictObject({
   }),
 });
 
+const Discovery = z.strictObject({
+  seeds: option(z.array(PeerAddress).max(64).default([]), {
+    description:
+      "addresses of members, each ending in /p2p/ and its id, that are dialled while no member is reached",
+    reason: "members say themselves where they are; this is for a host that missed that all of them moved",
+    placeholder: "json",
+  }),
+  mdns: option(z.boolean().default(false), {
+    description: "say on the local network by mDNS where this host is, and dial members that say it",
+    reason: "it tells everybody on that network that this host is here",
+  }),
+});
+
 const Wasm = z.strictObject({
   memoryMaxBytes: option(Size.default(1 << 30), {
     description: "most memory that one WebAssembly domain may be given",
@@ -171,7 +204,8 @@ const Qemu = z.strictObject({
     placeholder: "path",
   }),
   acceleration: option(z.enum(["kvm", "tcg"]).default("kvm"), {
-    description: "how QEMU runs a guest's code: kvm, or tcg, which needs no hardware and is many times slower",
+    description:
+      "how QEMU runs a guest's code: kvm, or tcg, which needs no hardware and is many times slower",
     reason: "nobody wants the other where this one works",
   }),
   kernelFolder: option(z.exactOptional(z.string().min(1)), {
@@ -217,6 +251,7 @@ export const NodeConfigSchema = z
       reason: "a host alone is a host, too",
       placeholder: "json",
     }),
+    discovery: Discovery.prefault({}),
     membership: Membership.prefault({}),
     migration: Migration.prefault({}),
     wasm: Wasm.prefault({}),

@@ -47,11 +47,9 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   const statics = config.peers.map(({ control }) => control);
   const hostParts = { dataDir: config.dataDir, hostName: config.name };
   const cluster = await HostCluster.load({ ...hostParts, identity, clock, log, statics });
-  const network = controlNetwork(config, { privateKey, log, keys: cluster.keys });
-  const freeBytes = async (): Promise<number> => {
-    const { bavail, bsize } = await statfs(config.dataDir);
-    return bavail * bsize;
-  };
+  const onFound: OnFound = (peer, addresses) => gossip.redial.found(peer, addresses);
+  const network = controlNetwork(config, { privateKey, log, keys: cluster.keys, onFound });
+  const freeBytes = (): Promise<number> => freeBytesIn(config.dataDir);
   const domainCount = async (): Promise<number> =>
     (await metadata.domains.list()).filter(({ owner }) => owner === hostId).length;
   const describe = async (): Promise<HostDescription> => ({
@@ -60,7 +58,8 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     freeBytes: await freeBytes(),
     domainCount: await domainCount(),
   });
-  const gossip = new HostGossip({ identity, network, metadata, clock, log, describe }, config);
+  const dialBulk = (address: string, nonce: string): Promise<void> => data.service().dialBack(address, nonce);
+  const gossip = new HostGossip({ identity, network, metadata, clock, log, describe, dialBulk }, config);
   const { peers, placements, membership } = gossip;
   const watchers = new ProgressWatchers();
   const stopped = Promise.withResolvers<void>();
@@ -68,6 +67,7 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     {
       ...{ log, metadata, admission: () => cluster.snapshot() },
       addressOf: (host) => peers.dataAddressOf(host),
+      askToDial: (host, nonce) => gossip.dialBack.askForBulk(host, nonce),
     },
     {
       config,
@@ -131,9 +131,9 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     { start: () => network.start(), stop: () => network.stop() },
     {
       start: async () => {
-        const probe: HostAnswers["probe"] = (peer, domain, generation) =>
-          data.service().probe(domain, generation, peer);
-        await answerQuestions(network, { facts, probe });
+        const probe: HostAnswers["probe"] = (peer, { domain, generation, bytesNeeded }) =>
+          data.service().probe({ domain, generation, bytesNeeded, source: peer });
+        await answerQuestions(network, { facts, probe, dialBack: gossip.dialBack.answer });
         await cluster.announce();
         await gossip.start();
       },
@@ -149,6 +149,11 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     },
   ]);
   log.info("daemon has stopped");
+}
+
+async function freeBytesIn(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
 }
 
 type Part = { start(): Promise<unknown>; stop(): Promise<void> };
@@ -173,19 +178,28 @@ async function runUntil(stopped: PromiseWithResolvers<void>, parts: readonly Par
 }
 
 function controlNetwork(
-  { control }: NodeConfig,
-  { keys, ...parts }: { privateKey: Identity["privateKey"]; log: Log; keys: KeyRing },
+  { control: { listen, announce }, discovery }: NodeConfig,
+  { keys, onFound, ...parts }: ControlNetworkParts,
 ): Libp2pNetwork {
-  const announce = control.announce === undefined ? {} : { announce: [control.announce] };
   const offences = new OffenceLog(parts.log, "gossip");
   return new Libp2pNetwork(parts, {
     role: "control",
     keys,
+    listen: [listenMultiaddr(listen)],
     gossip: { onOffence: (peer, kind, detail) => offences.note(peer, kind, detail) },
-    listen: [listenMultiaddr(control.listen)],
-    ...announce,
+    ...(announce === undefined ? {} : { announce }),
+    ...(discovery.mdns ? { mdns: { onFound } } : {}),
   });
 }
+
+type ControlNetworkParts = {
+  privateKey: Identity["privateKey"];
+  log: Log;
+  keys: KeyRing;
+  onFound: OnFound;
+};
+/** Somebody says on the local network where the peer is. */
+type OnFound = (peer: string, addresses: readonly string[]) => void;
 
 /** Who watches which domain's migration. */
 class ProgressWatchers {

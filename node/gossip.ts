@@ -15,7 +15,9 @@ import type { Identity } from "./identity.ts";
 import type { Log } from "./log.ts";
 import { HostMembership } from "./membership/host-membership.ts";
 import { Links } from "./membership/links.ts";
+import { Redial } from "./membership/redial.ts";
 import type { KeyedNetwork } from "./network/key-ring.ts";
+import { HostDialBack } from "./peers/dial-back.ts";
 import { Peers } from "./peers/peers.ts";
 import { HostPlacements } from "./placement/host-placements.ts";
 
@@ -26,6 +28,8 @@ export type GossipParts = {
   clock: Clock;
   log: Log;
   describe(): Promise<HostDescription>;
+  /** Dials on the bulk network, and presents the nonce there. */
+  dialBulk(address: string, nonce: string): Promise<void>;
 };
 
 const TIMINGS: Record<NodeConfig["membership"]["timings"], MembershipConfig> = { lan: LAN, wan: WAN };
@@ -36,6 +40,8 @@ export class HostGossip {
   readonly membership: HostMembership;
   readonly placements: HostPlacements;
   readonly peers: Peers;
+  readonly dialBack: HostDialBack;
+  readonly redial: Redial;
 
   constructor(parts: GossipParts, config: NodeConfig) {
     const { identity, network, metadata, clock, log, describe } = parts;
@@ -67,6 +73,20 @@ export class HostGossip {
       const view = to === undefined ? undefined : this.membership.view(host);
       if (view !== undefined) this.peers.learn(host, view);
     });
+    const active = (): string[] => this.membership.active();
+    this.dialBack = new HostDialBack({
+      ...{ self, peers: this.peers, links: this.links, active },
+      dialBulk: (address, nonce) => parts.dialBulk(address, nonce),
+    });
+    this.links.summonBy(this.dialBack.summon);
+    this.redial = new Redial(
+      {
+        ...{ network, links: this.links, active },
+        isMember: (host) => this.membership.isMember(host),
+        members: () => this.peers.views().map(({ host }) => host),
+      },
+      config.discovery,
+    );
     let known: readonly string[] = [];
     this.peers.watchHosts((hosts) => {
       this.membership.setMembers(hosts.filter((host) => host !== self));
@@ -85,9 +105,11 @@ export class HostGossip {
   async start(): Promise<void> {
     await this.placements.start();
     await this.membership.start();
+    this.redial.start();
   }
 
   async stop(): Promise<void> {
+    this.redial.stop();
     await this.membership.stop();
     await this.placements.stop();
   }

@@ -50,8 +50,11 @@ export function addHostOptions(command: Command): Command {
     .option("--name <name>", "what people call this host (default: the machine's name)")
     .option("--listen <ip:port>", "where other hosts ask questions (default: 127.0.0.1:4701)")
     .option("--data-listen <ip:port>", "where blocks and memory arrive (default: 127.0.0.1:4702)")
-    .option("--announce <multiaddr>", "what other hosts are told instead of --listen, behind a port forward")
-    .option("--data-announce <multiaddr>", "the same for --data-listen");
+    .option(
+      "--announce <multiaddrs>",
+      "what other hosts are told instead of --listen, with commas between; none for a host that cannot be dialled",
+    )
+    .option("--data-announce <multiaddrs>", "the same for --data-listen");
 }
 
 /** Writes the configuration and the key where they are missing. Throws CONFIG_INVALID before anything is written. */
@@ -135,7 +138,7 @@ function peerConfig(text: string): PeerConfig {
 }
 
 type Listening = { name: string; control: Addresses; data: Addresses };
-type Addresses = { listen: string; announce?: string };
+type Addresses = { listen: string; announce?: readonly string[] };
 
 /** This host as others' `--peer`; undefined when the system chooses a port or an interface at the start. */
 async function peerText(config: Listening, hostId: string): Promise<string | undefined> {
@@ -143,7 +146,7 @@ async function peerText(config: Listening, hostId: string): Promise<string | und
   const addresses = [config.control, config.data].map(({ listen, announce }) => {
     const { host, port } = parseListen(listen) ?? { host: "::", port: 0 };
     const open = port === 0 || host === "0.0.0.0" || host === "::";
-    const address = announce ?? (open ? undefined : listenMultiaddr(listen));
+    const [address] = announce ?? (open ? [] : [listenMultiaddr(listen)]);
     return address === undefined ? undefined : `${address}/p2p/${hostId}`;
   });
   return addresses.includes(undefined) ? undefined : `${config.name}=${addresses.join(",")}`;

@@ -88,12 +88,15 @@ export class HostCluster {
     await this.cluster.renew(this.#described());
   }
 
-  /** Throws CLUSTER_NONE. */
+  /** Throws CLUSTER_NONE, USAGE where nobody could come. */
   async invite(options: {
     expiresMs: number;
     uses: number;
   }): Promise<{ token: string; expiresAtMs: number }> {
     const { control } = this.#described().addresses;
+    if (control.length === 0) {
+      throw new NodeError("USAGE", { reason: "this host announces no address: invite from another member" });
+    }
     return this.cluster.invite({ ...options, addresses: control });
   }
 

@@ -11,7 +11,7 @@ import { requestMembership } from "./join.ts";
 import { reachable } from "./reachable.ts";
 import { parseToken } from "./token.ts";
 
-type Listening = { listen: string; announce?: string };
+type Listening = { listen: string; announce?: readonly string[] };
 export type LocalHost = {
   dataDir: string;
   identity: Identity;
@@ -57,8 +57,8 @@ function describe({ name, control, data }: LocalHost): Described {
   return { name, addresses: { control: reachable(addressOf(control)), data: reachable(addressOf(data)) } };
 }
 
-function addressOf({ listen, announce }: Listening): string[] {
-  if (announce !== undefined) return [announce];
+function addressOf({ listen, announce }: Listening): readonly string[] {
+  if (announce !== undefined) return announce;
   const { host, port } = parseListen(listen) ?? { host: "::", port: 0 };
   return port === 0 || host === "0.0.0.0" || host === "::" ? [] : [listenMultiaddr(listen)];
 }

@@ -5,7 +5,7 @@
 
 import type { DestinationState } from "../../protocol/destination.ts";
 import { chooseRung } from "../../protocol/ladder.ts";
-import type { CopyAtDestination, DomainDescription, RungChoice } from "../../protocol/messages.ts";
+import type { CopyAtDestination, RungChoice } from "../../protocol/messages.ts";
 import type { Testimony } from "../../protocol/recovery.ts";
 import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
 import { allocatedNonZeroBlocks } from "../../storage/digests.ts";
@@ -25,6 +25,8 @@ import { readGenerationLog } from "../domains/stored-log.ts";
 import { NodeError, nodeErrorOf } from "../errors.ts";
 import type { FaultPoints } from "../fault-points.ts";
 import type { Migrations } from "../migration/migrations.ts";
+import type { DialBackNetwork } from "../network/dial-back.ts";
+import type { Candidate } from "../peers/host-questions.ts";
 import type { Deed, DomainRecovery, Heard } from "../recovery/domain-recovery.ts";
 
 /** What a host says about a domain that might come to it. */
@@ -44,6 +46,7 @@ export type DataServiceParts = CopiesParts & {
   domains: HostDomains;
   migrations: Migrations;
   recovery: DomainRecovery;
+  network: Pick<DialBackNetwork, "dialBack">;
   faults: FaultPoints;
   progress(domain: string, progress: MigrationSummary): void;
   stop(): Promise<void>;
@@ -163,10 +166,10 @@ export class DataService {
   }
 
   /** Another host asks whether its domain might come here. */
-  async probe(domain: DomainDescription, generation: number, source: string): Promise<Probe> {
+  async probe(candidate: Candidate & { source: string }): Promise<Probe> {
     try {
-      this.#parts.domains.hypervisor(domain.hypervisor);
-      return { copies: await examineCopies(this.#parts, { domain, generation, source, bytesNeeded: 0 }) };
+      this.#parts.domains.hypervisor(candidate.domain.hypervisor);
+      return { copies: await examineCopies(this.#parts, candidate) };
     } catch (error) {
       return { refusal: nodeErrorOf(error).message };
     }
@@ -223,6 +226,11 @@ export class DataService {
       for (const [vbd, bitmap] of since.entries()) bitmap.union(written[vbd]!);
       return since.reduce((sum, bitmap) => sum + bitmap.population, 0);
     });
+  }
+
+  /** A host asked for it: this one cannot be dialled. */
+  dialBack(address: string, nonce: string): Promise<void> {
+    return this.#parts.network.dialBack(address, nonce);
   }
 
   armFault(spec: string): void {

@@ -24,6 +24,7 @@ import { type Identity, loadOrCreateIdentity } from "../identity.ts";
 import { listenMultiaddr } from "../listen.ts";
 import { createLog, type Log, stderrSink } from "../log.ts";
 import { Migrations } from "../migration/migrations.ts";
+import { DialBackNetwork } from "../network/dial-back.ts";
 import type { KeyRing } from "../network/key-ring.ts";
 import { Libp2pNetwork } from "../network/libp2p-network.ts";
 import { QmpConnections } from "../qmp/qmp-connections.ts";
@@ -35,6 +36,8 @@ import { DataService, type DataServiceParts } from "./data-service.ts";
 export type ControlSide = {
   metadata: Metadata;
   addressOf(host: string): Promise<string>;
+  /** Has a host that cannot be dialled dial this one and present the nonce. */
+  askToDial(host: string, nonce: string): Promise<void>;
   /** Whom the bulk network lets in; changes follow as notices. */
   admission(): AdmissionSnapshot | Promise<AdmissionSnapshot>;
 };
@@ -57,10 +60,12 @@ async function main(): Promise<void> {
   const { metadata } = control;
 
   const keys = new ClusterKeys(systemClock, await control.admission());
-  const network = bulkNetwork(config, { privateKey, log, keys });
+  const listening = bulkNetwork(config, { privateKey, log, keys });
+  const ask = (host: string, nonce: string): Promise<void> => control.askToDial(host, nonce);
+  const network = new DialBackNetwork({ network: listening, ask });
   rpc.onNotice<AdmissionSnapshot>("admission", (snapshot) => {
     keys.update(snapshot);
-    network.recheck();
+    listening.recheck();
   });
   const faults = FaultPoints.fromEnvironment(process.env, {
     enabled: config.faults,
@@ -80,16 +85,15 @@ async function main(): Promise<void> {
     log,
     faults,
     changed,
+    network,
     sign: hostSigner(privateKey),
   };
   const domains = new HostDomains({ ...shared, hypervisors, exports });
   const { migration } = config;
   const migrations = new Migrations({
     ...shared,
-    network,
     domains,
-    limits: migration,
-    link: migration,
+    ...{ limits: migration, link: migration },
     addressOf: (host) => control.addressOf(host),
   });
 
@@ -117,19 +121,6 @@ async function main(): Promise<void> {
   rpc.notify("ready", { addresses: network.addresses() } satisfies DataReady);
 }
 
-function bulkNetwork(
-  { data }: NodeConfig,
-  { keys, ...parts }: { privateKey: Identity["privateKey"]; log: Log; keys: KeyRing },
-): Libp2pNetwork {
-  const announce = data.announce === undefined ? {} : { announce: [data.announce] };
-  return new Libp2pNetwork(parts, {
-    role: "data",
-    keys,
-    listen: [listenMultiaddr(data.listen)],
-    ...announce,
-  });
-}
-
 function hypervisorsOf(
   { qemu }: NodeConfig,
   { paths, log }: { paths: HostPaths; log: Log },
@@ -141,6 +132,19 @@ function hypervisorsOf(
     new QemuHypervisor({ runDir, log, host, qmp: new QmpConnections() }),
   ];
   return new Map(all.map((hypervisor) => [hypervisor.kind, hypervisor]));
+}
+
+function bulkNetwork(
+  { data }: NodeConfig,
+  { keys, ...parts }: { privateKey: Identity["privateKey"]; log: Log; keys: KeyRing },
+): Libp2pNetwork {
+  const announce = data.announce === undefined ? {} : { announce: data.announce };
+  return new Libp2pNetwork(parts, {
+    role: "data",
+    keys,
+    listen: [listenMultiaddr(data.listen)],
+    ...announce,
+  });
 }
 
 function logLevel(): "error" | "warn" | "info" | "debug" {

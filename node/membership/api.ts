@@ -56,14 +56,14 @@ export async function memberRows(parts: MembershipApiParts): Promise<MemberRow[]
 
 function rowOf(parts: MembershipApiParts, peer: PeerView, view: MemberView | undefined): MemberRow {
   const { hostName, peers, self } = parts;
-  const common = { host: peer.host, hostName: peer.hostName, self: false, seenBy: hostName };
-  if (view === undefined) return { ...common, state: "unknown", addresses: [peer.address], ageSeconds: 0 };
+  const addresses = peer.address === "" ? [] : [peer.address];
+  const common = { host: peer.host, hostName: peer.hostName, self: false, seenBy: hostName, addresses };
+  if (view === undefined) return { ...common, state: "unknown", ageSeconds: 0 };
   const now = performance.now();
   const accusers = view.accusers.map((host) => (host === self ? hostName : peers.nameOf(host)));
   return {
     ...common,
     state: view.status,
-    addresses: [peer.address],
     domains: view.domainCount,
     freeBytes: view.freeBytes,
     ...(view.rttMs === undefined ? {} : { roundTripMs: view.rttMs }),

@@ -1,7 +1,8 @@
 /**
  * The control connection with each host: one, whoever dialled it, for everything that hosts say to one another
  * beside bulk bytes. Made when somebody wants to speak, and again after it was lost; nobody is dialled twice at a
- * time, and a host that does not answer ever more seldom.
+ * time, and a host that does not answer ever more seldom. A host without any address is summoned: somebody who has a
+ * connection with it asks it to dial this one.
  */
 
 import type { Clock } from "../clock.ts";
@@ -15,9 +16,16 @@ export type LinkOptions = {
 
 const RETRY_MIN_MS = 400;
 const RETRY_MAX_MS = 8_000;
+/** Of one host, beside those that it says itself. */
+const HINTS_MAX = 8;
+
+/** Has the host dial this one, by way of somebody who has a connection with it. Rejects when nobody could ask it. */
+export type Summon = (host: string, signal: AbortSignal) => Promise<void>;
 
 type Link = {
   addresses: readonly string[];
+  /** Where others say that it is: tried after its own addresses. */
+  hints: readonly string[];
   dialling: Promise<Connection> | undefined;
   /** Dials in a row that failed. */
   failures: number;
@@ -31,16 +39,26 @@ export class Links {
   readonly #links = new Map<string, Link>();
   /** Given up, and perhaps not closed yet. */
   readonly #dropped = new WeakSet<Connection>();
+  /** Who waits for a host to dial this one. */
+  readonly #arrivals = new Map<string, (connection: Connection) => void>();
+  #summon: Summon | undefined;
 
   constructor({ network, clock }: { network: KeyedNetwork; clock: Clock }, options: LinkOptions) {
     this.#network = network;
     this.#clock = clock;
     this.#options = options;
-    network.onConnection(({ peer, direction }) => {
+    network.onConnection((connection) => {
+      const { peer, direction } = connection;
+      if (direction === "outbound") return;
       // It lives, and where it dialled from it can most likely be dialled.
       const link = this.#links.get(peer);
-      if (direction === "inbound" && link !== undefined) this.#reset(link);
+      if (link !== undefined) this.#reset(link);
+      this.#arrivals.get(peer)?.(connection);
     });
+  }
+
+  summonBy(summon: Summon): void {
+    this.#summon = summon;
   }
 
   /** Where the host can be dialled, best first, each with its id. Others may come at any time. */
@@ -51,7 +69,16 @@ export class Links {
   }
 
   addressesOf(host: string): readonly string[] {
-    return this.#links.get(host)?.addresses ?? [];
+    const { addresses = [], hints = [] } = this.#links.get(host) ?? {};
+    return [...new Set([...addresses, ...hints])];
+  }
+
+  /** Somebody else says that the host is there: the configuration, the local network. */
+  hint(host: string, addresses: readonly string[]): void {
+    const link = this.#linkOf(host);
+    if (addresses.every((address) => link.hints.includes(address))) return;
+    link.hints = [...new Set([...addresses, ...link.hints])].slice(0, HINTS_MAX);
+    this.#reset(link);
   }
 
   /** The host is none of ours any more: who cuts its connections is the network. */
@@ -85,7 +112,7 @@ export class Links {
     const existing = this.existing(host, protocol);
     if (existing !== undefined) return existing;
     const link = this.#linkOf(host);
-    link.dialling ??= this.#dial(link).finally(() => {
+    link.dialling ??= this.#dial(host, link).finally(() => {
       link.dialling = undefined;
     });
     if (signal === undefined) return link.dialling;
@@ -109,14 +136,17 @@ export class Links {
     }
   }
 
-  async #dial(link: Link): Promise<Connection> {
-    let failure: unknown = new Error("no address of it is known");
-    for (const address of link.addresses) {
+  async #dial(host: string, link: Link): Promise<Connection> {
+    const { dialTimeoutMs } = this.#options;
+    const addresses = this.addressesOf(host);
+    const ways = addresses.map(
+      (address) => () => this.#network.dial(address, AbortSignal.timeout(dialTimeoutMs)),
+    );
+    if (ways.length === 0) ways.push(() => this.#arrival(host, AbortSignal.timeout(2 * dialTimeoutMs)));
+    let failure: unknown;
+    for (const way of ways) {
       try {
-        const connection = await this.#network.dial(
-          address,
-          AbortSignal.timeout(this.#options.dialTimeoutMs),
-        );
+        const connection = await way();
         this.#reset(link);
         return connection;
       } catch (error) {
@@ -130,10 +160,26 @@ export class Links {
     throw failure;
   }
 
+  async #arrival(host: string, signal: AbortSignal): Promise<Connection> {
+    if (this.#summon === undefined) throw new Error("no address of it is known");
+    const arrival = Promise.withResolvers<Connection>();
+    const onAbort = (): void =>
+      arrival.reject(new Error("it announces no address, and does not dial this host"));
+    signal.addEventListener("abort", onAbort, { once: true });
+    this.#arrivals.set(host, arrival.resolve);
+    this.#summon(host, signal).catch(arrival.reject);
+    try {
+      return await arrival.promise;
+    } finally {
+      this.#arrivals.delete(host);
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
   #linkOf(host: string): Link {
     const known = this.#links.get(host);
     if (known !== undefined) return known;
-    const link: Link = { addresses: [], dialling: undefined, failures: 0, retryAtMs: 0 };
+    const link: Link = { addresses: [], hints: [], dialling: undefined, failures: 0, retryAtMs: 0 };
     this.#links.set(host, link);
     return link;
   }

@@ -7,6 +7,7 @@
 
 import { type Identify, identify } from "@libp2p/identify";
 import type { Connection as Libp2pStreams, PrivateKey, Stream } from "@libp2p/interface";
+import { mdns } from "@libp2p/mdns";
 import { peerIdFromPrivateKey } from "@libp2p/peer-id";
 import { type Ping, ping } from "@libp2p/ping";
 import { CODE_P2P, type Multiaddr, multiaddr } from "@multiformats/multiaddr";
@@ -46,8 +47,10 @@ export type NetworkLog = {
 export type Libp2pNetworkOptions = AdmissionOptions & {
   /** Multiaddrs, e.g. /ip4/0.0.0.0/tcp/4701; port 0 lets the system choose. Empty: only dials. */
   listen: readonly string[];
-  /** Multiaddrs to tell others instead, e.g. behind a port forward. */
+  /** Multiaddrs to tell others instead, e.g. behind a port forward. Empty: nobody can dial this host. */
   announce?: readonly string[];
+  /** Says on the local network where this host listens, and hears it of others. */
+  mdns?: { onFound(peer: HostId, addresses: readonly string[]): void };
   channel?: StreamChannelOptions;
   dialTimeoutMs?: number;
   closeTimeoutMs?: number;
@@ -98,6 +101,7 @@ export class Libp2pNetwork implements KeyedNetwork {
   }
 
   addresses(): readonly string[] {
+    if (this.#options.announce?.length === 0) return [];
     return this.#node?.getMultiaddrs().map(String) ?? [];
   }
 
@@ -128,6 +132,9 @@ export class Libp2pNetwork implements KeyedNetwork {
       const connection = this.#connectionOf(detail);
       this.#gossip?.opened(detail);
       for (const listener of this.#onConnection) listener(connection);
+    });
+    node.addEventListener("peer:discovery", ({ detail: { id, multiaddrs } }) => {
+      this.#options.mdns?.onFound(id.toString(), multiaddrs.map(String));
     });
     for (const [protocol, handler] of this.#handlers) await this.#register(node, protocol, handler);
     try {
@@ -242,7 +249,7 @@ export class Libp2pNetwork implements KeyedNetwork {
   }
 
   #createNode(): Promise<Libp2p<Services>> {
-    const { listen, announce = [] } = this.#options;
+    const { listen, announce = [], mdns: discovery } = this.#options;
     for (const address of [...listen, ...announce]) parse(address);
     return createLibp2p<Services>({
       start: false,
@@ -258,6 +265,7 @@ export class Libp2pNetwork implements KeyedNetwork {
       connectionEncrypters: this.#admission.encrypters(),
       streamMuxers: [boundedYamux(YAMUX, STREAM_WINDOW_SIZE)],
       connectionGater: this.#admission.gater(() => this.#stopping !== undefined),
+      peerDiscovery: discovery === undefined ? [] : [mdns({ serviceTag: MDNS_SERVICE })],
       // It pings, waits behind the bulk bytes for the answer, and aborts the busiest connections first.
       connectionMonitor: { enabled: false },
       connectionManager: {
@@ -281,6 +289,9 @@ export class Libp2pNetwork implements KeyedNetwork {
 export function dialOnlyNetwork(parts: { privateKey: PrivateKey; log: NetworkLog }, keys: KeyRing): Network {
   return new Libp2pNetwork(parts, { role: "control", listen: [], keys });
 }
+
+/** Other programs of this machine's network have other names. */
+const MDNS_SERVICE = "_sojourn._udp.local";
 
 /** noDelay is tcp's default. Without traffic the system probes: a host that lost power is noticed in 25 s. */
 const TCP = {

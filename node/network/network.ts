@@ -62,7 +62,7 @@ export type ChannelHandler = (channel: Channel, connection: Connection) => void 
 
 export interface Network {
   readonly self: HostId;
-  /** Where this host listens, as multiaddrs with the peer id. */
+  /** Where this host can be dialled, as multiaddrs with the peer id; none behind a NAT. */
   addresses(): readonly string[];
   /** A connection of its own, never a shared one, over which the peer has answered once. */
   dial(address: string, signal?: AbortSignal): Promise<Connection>;

@@ -9,6 +9,7 @@ import type { DomainDescription } from "../../protocol/messages.ts";
 import type { Probe } from "../data/data-service.ts";
 import { NodeError } from "../errors.ts";
 import type { Links } from "../membership/links.ts";
+import { NONCE_LENGTH } from "../network/dial-back.ts";
 import type { Channel, Network } from "../network/network.ts";
 
 const ID = z.string().min(1).max(256);
@@ -35,9 +36,25 @@ const HostFacts = z.strictObject({
 });
 export type HostFacts = z.infer<typeof HostFacts>;
 
+const DialBack = z.strictObject({
+  ask: z.literal("dial-back"),
+  /** Who is to dial, and whom. */
+  from: ID,
+  to: ID,
+  /** On which of the two networks: `data` with what is to be presented there. */
+  data: z.exactOptional(z.strictObject({ nonce: z.string().length(NONCE_LENGTH) })),
+});
+export type DialBack = z.infer<typeof DialBack>;
+
 const Question = z.discriminatedUnion("ask", [
   z.strictObject({ ask: z.literal("facts") }),
-  z.strictObject({ ask: z.literal("probe"), domain: Description, generation: z.int().min(0) }),
+  z.strictObject({
+    ask: z.literal("probe"),
+    domain: Description,
+    generation: z.int().min(0),
+    bytesNeeded: z.int().min(0),
+  }),
+  DialBack,
 ]);
 export type Question = z.infer<typeof Question>;
 
@@ -58,9 +75,13 @@ const ProbeAnswer = z.union([
 
 const Answer = z.strictObject({ answer: z.unknown() }).or(z.strictObject({ error: z.string().max(4096) }));
 
+/** A domain that might come; `bytesNeeded` is what its vbds occupy where it is. */
+export type Candidate = { domain: DomainDescription; generation: number; bytesNeeded: number };
+
 export type HostAnswers = {
   facts(): Promise<HostFacts>;
-  probe(peer: string, domain: DomainDescription, generation: number): Promise<Probe>;
+  probe(peer: string, guest: Candidate): Promise<Probe>;
+  dialBack(peer: string, wish: DialBack): Promise<void>;
 };
 
 /** Answers what other hosts ask. A question that is none gets an error, not a crash. */
@@ -80,7 +101,10 @@ async function reply(peer: string, frame: Uint8Array, answers: HostAnswers): Pro
       case "facts":
         return { answer: await answers.facts() };
       case "probe":
-        return { answer: await answers.probe(peer, question.domain, question.generation) };
+        return { answer: await answers.probe(peer, question) };
+      case "dial-back":
+        await answers.dialBack(peer, question);
+        return { answer: true };
     }
   } catch (error) {
     return { error: (error instanceof Error ? error.message : String(error)).slice(0, 4096) };
@@ -110,9 +134,14 @@ export class HostAsker {
     return facts;
   }
 
-  async probe(domain: DomainDescription, generation: number, signal: AbortSignal): Promise<Probe> {
+  async probe({ domain, ...facts }: Candidate, signal: AbortSignal): Promise<Probe> {
     const copy = { ...domain, vbds: domain.vbds.map((vbd) => ({ ...vbd })) };
-    return ProbeAnswer.parse(await this.#ask({ ask: "probe", domain: copy, generation }, signal));
+    return ProbeAnswer.parse(await this.#ask({ ask: "probe", domain: copy, ...facts }, signal));
+  }
+
+  /** Resolves when it was done. */
+  async dialBack(wish: DialBack, signal: AbortSignal): Promise<void> {
+    await this.#ask(wish, signal);
   }
 
   async #ask(question: Question, signal: AbortSignal): Promise<unknown> {

@@ -10,7 +10,8 @@ import type { NodeConfig } from "../config.ts";
 import { NodeError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Links } from "../membership/links.ts";
-import { HostAsker, type HostFacts } from "./host-questions.ts";
+import { nowhere } from "../network/dial-back.ts";
+import { type DialBack, HostAsker, type HostFacts } from "./host-questions.ts";
 
 export type PeerView = {
   host: string;
@@ -31,7 +32,8 @@ type Peer = PeerView & {
   /** From the configuration: its addresses go over those that the host itself gives. */
   isStatic: boolean;
   dataOverride: string | undefined;
-  dataListed: string | undefined;
+  /** Where its member list entry says that its bulk listener is; undefined while it is not on the list. */
+  dataListed: readonly string[] | undefined;
   facts: HostFacts | undefined;
   askedAtMs: number;
   /** What the member list and what the host itself says. */
@@ -80,8 +82,7 @@ export class Peers {
     }
     for (const { host, name, addresses } of members) {
       const peer = this.#peers.get(host) ?? this.#add({ host, hostName: name });
-      const [data] = addresses.data;
-      peer.dataListed = data === undefined ? undefined : `${data}/p2p/${host}`;
+      peer.dataListed = addresses.data.map((data) => `${data}/p2p/${host}`);
       if (peer.told.length === 0) peer.hostName = name;
       peer.listed = addresses.control;
       this.#setAddresses(peer);
@@ -120,7 +121,10 @@ export class Peers {
     return this.#peers.get(host)?.hostName ?? host.slice(-8);
   }
 
-  /** Where the host's bulk listener is; asks when it is not known. Throws HOST_UNKNOWN, PEER_UNREACHABLE. */
+  /**
+   * Where the host's bulk listener is, with commas between its addresses; `nowhere` for one that announces none. Asks
+   * when it is not known. Throws HOST_UNKNOWN, PEER_UNREACHABLE.
+   */
   async dataAddressOf(host: string): Promise<string> {
     const peer = this.#peers.get(host);
     if (peer === undefined) throw new NodeError("HOST_UNKNOWN", { query: host });
@@ -131,11 +135,22 @@ export class Peers {
         this.#log.debug("peer does not answer", { peer: host, reason: (error as Error).message });
       });
     }
-    const address = peer.facts?.dataAddresses[0] ?? peer.dataListed;
-    if (address === undefined) {
-      throw new NodeError("PEER_UNREACHABLE", { host: peer.hostName, reason: "it has no bulk listener" });
+    const addresses = peer.facts?.dataAddresses ?? peer.dataListed ?? [];
+    return addresses.length === 0 ? nowhere(host) : addresses.join(",");
+  }
+
+  /** Asks those that have a connection with `from`, or may have one, to have it dial `to`. Throws PEER_UNREACHABLE. */
+  async askToDial(wish: DialBack, by: readonly string[], signal: AbortSignal): Promise<void> {
+    let failure: unknown;
+    for (const host of by) {
+      try {
+        return await this.#peers.get(host)?.asker.dialBack(wish, signal);
+      } catch (error) {
+        failure = error;
+      }
     }
-    return address;
+    const reason = failure instanceof Error ? failure.message : "no other host is reached";
+    throw new NodeError("PEER_UNREACHABLE", { host: this.nameOf(wish.from), reason }, { cause: failure });
   }
 
   /** Asks one host anew. Throws PEER_UNREACHABLE, PEER_VERSION. */

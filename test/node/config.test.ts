@@ -41,6 +41,7 @@ test("an empty configuration is whole: every default is there", () => {
       totalSentFactorMax: 3,
       freezeTimeoutMs: 10_000,
       hotSendsMax: 3,
+      writeSlowdownMax: 0,
       stallTimeoutMs: 15_000,
       reconnectDelayMs: { min: 200, max: 5_000 },
     },
@@ -82,7 +83,7 @@ test.each<[string, unknown, RegExp]>([
   [
     "an address that is no multiaddr",
     { control: { announce: "10.0.0.5:4701" } },
-    /^control\.announce: .*multiaddr/,
+    /^control\.announce\.0: .*multiaddr/,
   ],
   [
     "a peer's address without its id",
@@ -221,6 +222,16 @@ test("a configuration file is JSON; one that is not there is no mistake, one tha
     message: expect.stringContaining(file),
   });
   await rm(folder, { recursive: true });
+});
+
+test("addresses to announce are one, several, or none at all", () => {
+  const announced = (announce: unknown) => parseConfig({ control: { announce } }, "test").control.announce;
+  const [one, other] = ["/ip4/10.0.0.5/tcp/4701", "/ip4/192.0.2.5/tcp/4701"];
+  expect(announced(one)).toEqual([one]);
+  expect(announced(`${one},${other}`)).toEqual([one, other]);
+  expect(announced([one, other])).toEqual([one, other]);
+  expect(announced("none")).toEqual([]);
+  expect(parseConfig({}, "test").control.announce).toBeUndefined();
 });
 
 test("an address to listen on becomes a multiaddr", () => {
