@@ -59,6 +59,11 @@ export class DomainFolder {
     return join(this.path, "control");
   }
 
+  /** For people; `process.json` is what we go by. */
+  get pidPath(): string {
+    return join(this.path, "pid");
+  }
+
   get serialPath(): string {
     return join(this.path, "serial");
   }

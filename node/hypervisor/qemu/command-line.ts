@@ -26,7 +26,7 @@ export function qemuArguments(
     host,
     mode,
   }: {
-    folder: Pick<DomainFolder, "controlPath" | "serialPath" | "consoleLogPath">;
+    folder: Pick<DomainFolder, "pidPath" | "controlPath" | "serialPath" | "consoleLogPath">;
     host: QemuHostOptions;
     mode: LaunchMode;
   },
@@ -47,6 +47,7 @@ export function qemuArguments(
     ...["-smp", `cpus=${config.cpus}`, "-m", `size=${spec.memoryBytes / MIB}M`],
     // A guest that powers off stays until what it wrote has been harvested; a reset is an event.
     ...["-no-shutdown"],
+    ...["-pidfile", folder.pidPath],
     ...["-qmp", `unix:${quoted(folder.controlPath)},server=on,wait=off`],
     "-chardev",
     `socket,id=serial0,path=${quoted(folder.serialPath)},server=on,wait=off,logfile=${quoted(folder.consoleLogPath)}`,

@@ -19,6 +19,7 @@ import { stateOf } from "./run-state.ts";
 import { leavePlaceholders } from "./vbd-switch.ts";
 
 type Log = {
+  debug(message: string, fields?: Record<string, unknown>): void;
   info(message: string, fields?: Record<string, unknown>): void;
   warn(message: string, fields?: Record<string, unknown>): void;
 };
@@ -248,8 +249,11 @@ export class QemuHypervisor implements Hypervisor {
     client.onLoss(() => release());
   }
 
-  #note(domain: string, { event, data }: QmpEvent): void {
-    if (NOTED_EVENTS.includes(event)) this.#log?.warn("the guest's machine", { domain, event, ...data });
+  #note(domain: string, { event, data, timestampMs }: QmpEvent): void {
+    const fields = { domain, event, atMs: timestampMs, ...data };
+    if (event === "STOP" || event === "RESUME") this.#log?.info("the guest's machine", fields);
+    else if (event === "MIGRATION") this.#log?.debug("the guest's machine", fields);
+    else if (NOTED_EVENTS.includes(event)) this.#log?.warn("the guest's machine", fields);
   }
 
   async #stateOfDead(folder: DomainFolder): Promise<DomainStatus> {

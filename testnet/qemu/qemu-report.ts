@@ -1,0 +1,92 @@
+/** What `npm run qemu` says: a line of JSON per hop for programs, a table for people. */
+
+import { formatDuration } from "../../node/cli/format.ts";
+import { type Column, formatTable } from "../../node/cli/output.ts";
+import type { HopReport } from "../../node/control/api.ts";
+import { formatSize } from "../../node/sizes.ts";
+import type { Check } from "../tour-checks.ts";
+
+export type QemuHop = HopReport & {
+  hop: number;
+  /** Between QEMU's STOP at the source and its RESUME at the destination. */
+  pauseMs: number;
+  /** The longest silence of the guest's network during the hop. */
+  packetBlackoutMs: number;
+  packetsLost: number;
+  announcements: number;
+  guestErrors: number;
+  checks: readonly Check[];
+};
+
+export type QemuSummary = {
+  ok: boolean;
+  failed: readonly string[];
+  checks: readonly Check[];
+  hops: number;
+  pauseMs: { p50: number; p99: number; max: number };
+  packetBlackoutMs: { p50: number; max: number };
+  guestErrors: number;
+  fsck: string;
+  files: number;
+  qemuVersion: string;
+  elapsedMs: number;
+};
+
+const COLUMNS: readonly Column<QemuHop>[] = [
+  { title: "HOP", cell: ({ from, to }) => `${from} -> ${to}` },
+  { title: "GEN", align: "right", cell: ({ generation }) => String(generation) },
+  { title: "RUNG", cell: ({ rung }) => rung },
+  { title: "DISK SENT", align: "right", cell: ({ diskBytesSent }) => formatSize(diskBytesSent) },
+  { title: "CHANGED", align: "right", cell: ({ blocksChanged }) => `${blocksChanged}` },
+  { title: "MEMORY", align: "right", cell: ({ memoryBytesSent }) => formatSize(memoryBytesSent) },
+  { title: "PAUSE", align: "right", cell: ({ pauseMs }) => formatDuration(pauseMs) },
+  { title: "BLACKOUT", align: "right", cell: ({ packetBlackoutMs }) => formatDuration(packetBlackoutMs) },
+  { title: "TOTAL", align: "right", cell: ({ totalMs }) => formatDuration(totalMs) },
+  {
+    title: "PUSHED/PULLED/SUPERSEDED",
+    align: "right",
+    cell: ({ pushed, pulled, superseded }) => `${pushed}/${pulled}/${superseded}`,
+  },
+  { title: "ERRORS", align: "right", cell: ({ guestErrors }) => `${guestErrors}` },
+];
+
+export function summaryOf(
+  hops: readonly QemuHop[],
+  end: Pick<QemuSummary, "fsck" | "files" | "checks" | "elapsedMs" | "qemuVersion">,
+): QemuSummary {
+  const failed = [
+    ...hops.flatMap(({ hop, from, to, checks }) => failuresOf(`hop ${hop}, ${from} -> ${to}`, checks)),
+    ...failuresOf("at the end", end.checks),
+  ];
+  const pauses = hops.map(({ pauseMs }) => pauseMs);
+  const blackouts = hops.map(({ packetBlackoutMs }) => packetBlackoutMs);
+  return {
+    ...end,
+    ok: failed.length === 0,
+    failed,
+    hops: hops.length,
+    pauseMs: { p50: quantile(pauses, 0.5), p99: quantile(pauses, 0.99), max: Math.max(...pauses) },
+    packetBlackoutMs: { p50: quantile(blackouts, 0.5), max: Math.max(...blackouts) },
+    guestErrors: hops.at(-1)?.guestErrors ?? Number.NaN,
+  };
+}
+
+export function formatQemuRun(hops: readonly QemuHop[], summary: QemuSummary): string {
+  const { pauseMs, packetBlackoutMs, fsck, files, guestErrors, qemuVersion } = summary;
+  return [
+    formatTable(COLUMNS, hops),
+    `\nQEMU ${qemuVersion}: pause p50 ${formatDuration(pauseMs.p50)}, max ${formatDuration(pauseMs.max)}; `,
+    `packet blackout p50 ${formatDuration(packetBlackoutMs.p50)}, max ${formatDuration(packetBlackoutMs.max)}; `,
+    `guest errors ${guestErrors}; fsck ${fsck === "" ? "clean" : fsck.split("\n").at(-1)}; ${files} files equal.\n`,
+  ].join("");
+}
+
+function failuresOf(where: string, checks: readonly Check[]): string[] {
+  return checks.filter(({ ok }) => !ok).map(({ name, detail }) => `${where}: ${name}: ${detail}`);
+}
+
+/** The smallest value that at least that part of all does not exceed. */
+function quantile(values: readonly number[], part: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.max(0, Math.ceil(part * sorted.length) - 1))] ?? Number.NaN;
+}
