@@ -93,7 +93,7 @@ export function hopsOf({ route, extraMoves = 0 }: Pick<TourOptions, "route" | "e
   return places.slice(1).map((to, index) => ({ from: places[index]!, to }));
 }
 
-function route(text: string): string[] {
+export function route(text: string): string[] {
   const names = text.split(",").map((name) => name.trim());
   if (names.some((name) => !/^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/.test(name))) {
     throw new InvalidArgumentError("It must be names of hosts with commas between them, such as A,B,C,A,B.");
