@@ -21,8 +21,8 @@ export type IterationStatistics = {
   /** Sent since the start of the migration, and the size of all its vbds. */
   readonly totalSentBlocks: number;
   readonly diskBlocks: number;
-  /** The domain's writes were slowed already. */
-  readonly isThrottled?: boolean;
+  /** Of its write rate that the domain has: 1 until it is slowed. */
+  readonly writeShare: number;
 };
 
 export type PrecopyLimits = {
@@ -55,7 +55,7 @@ export type PrecopyVerdict = (
 ) & { readonly dirtyBlocksPerSecond: number | undefined; readonly sentBlocksPerSecond: number | undefined };
 
 export function precopyPolicy(statistics: IterationStatistics, limits: PrecopyLimits): PrecopyVerdict {
-  for (const [name, value] of Object.entries(statistics)) assert(Number(value) >= 0, `negative ${name}`);
+  for (const [name, value] of Object.entries(statistics)) assert(value >= 0, `negative ${name}`);
   const dirtyBlocksPerSecond = perSecond(statistics.dirtiedBlocks, statistics.elapsedMs);
   const sentBlocksPerSecond = perSecond(statistics.sentBlocks, statistics.elapsedMs);
   const rates = { dirtyBlocksPerSecond, sentBlocksPerSecond };
@@ -79,13 +79,19 @@ function reasonToFreeze(
   return undefined;
 }
 
-/** So slow that an iteration leaves half of what it sent, but no slower than allowed. */
+/**
+ * So slow that an iteration leaves half of what it sent, but no slower than allowed; undefined when that is no slower
+ * than now. It may take several steps: a domain that rewrites the same blocks dirties fewer than it writes.
+ */
 function shareToKeep(
-  { dirtiedBlocks, sentBlocks, isThrottled }: IterationStatistics,
+  { dirtiedBlocks, sentBlocks, writeShare }: IterationStatistics,
   { writeSlowdownMax = 0 }: PrecopyLimits,
 ): number | undefined {
-  if (writeSlowdownMax === 0 || isThrottled === true) return undefined;
-  return Math.max(1 - writeSlowdownMax, (DIRTIED_TO_SENT_GOAL * sentBlocks) / dirtiedBlocks);
+  const share = Math.max(
+    1 - writeSlowdownMax,
+    (writeShare * DIRTIED_TO_SENT_GOAL * sentBlocks) / dirtiedBlocks,
+  );
+  return share < writeShare ? share : undefined;
 }
 
 function perSecond(blocks: number, elapsedMs: number): number | undefined {

@@ -15,7 +15,8 @@
  *   handed-over         owner, guest suspended                resume it at the destination
  *   handed-over         owner, guest gone                     boot it from disk at the destination: it may have run
  *   any, owner at c     owner at a higher generation          fence the host with the lower one
- *   owner at c          owner at c                            conflict: nobody's data is touched
+ *   owner at c          owner at c                            conflict: nobody's data is touched; `--adopt` on the
+ *                                                             right one settles it, and the other fences itself
  *   no migration        owner, guest suspended, gone, runs    resume, boot, nothing
  *   (no answer)         owner, or source before the handover  as if it were alone: its own journal is enough
  *   (no answer)         any other                             wait, stay frozen, explain; what `--adopt` would do
@@ -70,7 +71,7 @@ export type Testimony = {
 
 /** What `--adopt` would start from here, or why it would not. */
 export type Adoption =
-  | { readonly from: "frozen guest" | "disk"; readonly generation: Generation }
+  | { readonly from: "running guest" | "frozen guest" | "disk"; readonly generation: Generation }
   | { readonly from: "replica"; readonly generation: Generation; readonly replica: Generation }
   | { readonly refused: string };
 
@@ -108,12 +109,27 @@ export type Decision =
       readonly owner: HostId;
       readonly generation: Generation;
     }
-  | { readonly do: "conflict"; readonly hosts: readonly HostId[]; readonly generation: Generation }
+  /** `adoption`: what the operator's word would do that this host's side is the right one. */
+  | {
+      readonly do: "conflict";
+      readonly hosts: readonly HostId[];
+      readonly generation: Generation;
+      readonly adoption: Adoption;
+    }
   | { readonly do: "wait"; readonly because: string; readonly adoption: Adoption };
 
-export function decide({ mine, theirs }: { mine: Testimony; theirs: Testimony | "unreachable" }): Decision {
-  if (theirs === "unreachable") return alone(mine);
-  const rivals = rivalry(mine, theirs);
+/** `heard`: the highest generation that anybody is said to have; what is adopted is above that, too. */
+export function decide({
+  mine,
+  theirs,
+  heard = 0,
+}: {
+  mine: Testimony;
+  theirs: Testimony | "unreachable";
+  heard?: Generation;
+}): Decision {
+  if (theirs === "unreachable") return alone(mine, heard);
+  const rivals = rivalry(mine, theirs, heard);
   if (rivals !== undefined) return rivals;
   for (const [source, destination] of [
     [mine, theirs],
@@ -160,11 +176,13 @@ function highest(a: Testimony, b: Testimony): Testimony["claim"] {
 }
 
 /** Two hosts that both think that the domain is theirs, or one that runs what is not. */
-function rivalry(a: Testimony, b: Testimony): Decision | undefined {
+function rivalry(a: Testimony, b: Testimony, heard: Generation): Decision | undefined {
   if (isOwner(a) && isOwner(b)) {
     const { generation } = a.claim!;
     if (generation === b.claim!.generation) {
-      return { do: "conflict", hosts: [a.host, b.host].toSorted(), generation };
+      const raised = Math.max(generationAbove(a, b), heard + 1);
+      const adoption: Adoption = { from: livingOf(a), generation: raised };
+      return { do: "conflict", hosts: [a.host, b.host].toSorted(), generation, adoption };
     }
     const [low, high] = generation < b.claim!.generation ? [a, b] : [b, a];
     return { do: "fence", at: low.host, ...high.claim! };
@@ -234,10 +252,16 @@ function atOwner({ host, guest, outgoing, isStopped }: Testimony): Decision {
   }
 }
 
-function alone(mine: Testimony): Decision {
+/** What of a domain is on a host that owns it. */
+function livingOf({ guest }: Testimony): "running guest" | "frozen guest" | "disk" {
+  if (guest === "running") return "running guest";
+  return guest === "suspended" ? "frozen guest" : "disk";
+}
+
+function alone(mine: Testimony, heard: Generation): Decision {
   if (isOwner(mine)) return atOwner(mine);
   const { outgoing, incoming, guest, replica, claim } = mine;
-  const generation = generationAbove(mine);
+  const generation = Math.max(generationAbove(mine), heard + 1);
   if (outgoing?.phase === "handed-over") {
     return {
       do: "wait",

@@ -156,7 +156,7 @@ function climb(
     iteration: 1,
     roundStartedAtMs: event.atMs,
     sentBeforeRound: 0,
-    isThrottled: false,
+    writeShare: 1,
   };
   effects.push({ type: "send", message: { type: "ladder", choices } }, ...ask(descents));
   return reconciled({ ...state, trip, scans, descents }, effects, context);

@@ -202,7 +202,7 @@ function endRound(
       remainingBlocks: sender.remainingBlocks,
       totalSentBlocks: sender.sentBlocks,
       diskBlocks: blockCountsOf(context).reduce((sum, count) => sum + count, 0),
-      isThrottled: trip.isThrottled,
+      writeShare: trip.writeShare,
     },
     context,
   );
@@ -210,6 +210,6 @@ function endRound(
   trip.sentBeforeRound = sender.sentBlocks;
   const { decision } = verdict;
   if (decision !== "throttle") return { decision, effects: [] };
-  trip.isThrottled = true;
+  trip.writeShare = verdict.share;
   return { decision, effects: [{ type: "throttle-writes", share: verdict.share }] };
 }

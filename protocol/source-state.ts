@@ -178,7 +178,8 @@ export type Trip = {
   iteration: number;
   roundStartedAtMs: number;
   sentBeforeRound: number;
-  isThrottled: boolean;
+  /** Of its write rate that the domain has: below 1 it is slowed. */
+  writeShare: number;
 };
 
 export type MemoryStream = { attempt: number; ready: boolean; converged: boolean };

@@ -16,6 +16,8 @@ export class WriteThrottle {
   readonly #clock: Clock;
   #countedBytes = 0;
   #countingSinceMs: number;
+  /** Of the domain when nothing slowed it. */
+  #bytesPerMs = 0;
   #limit: { bytesPerMs: number; owedUntilMs: number } | undefined;
   readonly #waiting = new Map<NodeJS.Timeout, () => void>();
 
@@ -35,13 +37,15 @@ export class WriteThrottle {
     this.#countingSinceMs = this.#clock.nowMs();
   }
 
-  /** `share`: above 0, at most 1. */
+  /** `share`: above 0, at most 1, of the rate until the first limit. */
   limitTo(share: number): void {
     const nowMs = this.#clock.nowMs();
-    const elapsedMs = nowMs - this.#countingSinceMs;
-    // A domain that has written nothing in no time has no rate that a share could be of.
-    if (elapsedMs <= 0 || this.#countedBytes === 0) return;
-    this.#limit = { bytesPerMs: (share * this.#countedBytes) / elapsedMs, owedUntilMs: nowMs };
+    if (this.#limit === undefined) {
+      this.#bytesPerMs = this.#countedBytes / Math.max(1, nowMs - this.#countingSinceMs);
+    }
+    // A domain that has written nothing has no rate that a share could be of.
+    if (this.#bytesPerMs === 0) return;
+    this.#limit = { owedUntilMs: nowMs, ...this.#limit, bytesPerMs: share * this.#bytesPerMs };
   }
 
   /** Nothing waits any more. */

@@ -13,6 +13,7 @@ import { type ProgressPrinter, progressPrinter } from "./progress.ts";
 type MigrateCliOptions = ApiOptions & {
   detach?: boolean;
   iterations?: number;
+  hotSends?: number;
   slowWrites?: number;
   bandwidth?: number;
 };
@@ -34,6 +35,11 @@ export function addMigrate(program: Command): void {
       "--iterations <n>",
       "pre-copy iterations before the domain is frozen regardless",
       integer({ min: 1 }),
+    )
+    .option(
+      "--hot-sends <n>",
+      "a block that was sent so often and is dirty again waits for post-copy",
+      integer({ min: 1, max: 1000 }),
     )
     .option(
       "--slow-writes <percent>",
@@ -90,12 +96,13 @@ async function migrate(client: ControlClient, { domain, to, options }: Wish): Pr
 }
 
 function paramsOf({ domain, to, options }: Wish): Api["migrate"]["params"] {
-  const { iterations, slowWrites, bandwidth } = options;
+  const { iterations, hotSends, slowWrites, bandwidth } = options;
   return {
     domain,
     to,
     options: {
       ...(iterations === undefined ? {} : { iterationsMax: iterations }),
+      ...(hotSends === undefined ? {} : { hotSendsMax: hotSends }),
       ...(slowWrites === undefined ? {} : { writeSlowdownMax: slowWrites / 100 }),
       ...(bandwidth === undefined ? {} : { bandwidthMaxBytesPerSecond: bandwidth }),
     },

@@ -29,8 +29,8 @@ export type HostRow = {
   host: string;
   hostName: string;
   self: boolean;
-  /** As membership has it; `unknown`: a host of the list that was never heard of. */
-  state: "alive" | "suspect" | "dead" | "left" | "unknown";
+  /** As membership has it; `unknown`: a host of the list that was never heard of. `revoked`: no member any more. */
+  state: "alive" | "suspect" | "dead" | "left" | "unknown" | "revoked";
   addresses: readonly string[];
   domains?: number;
   freeBytes?: number;
@@ -47,6 +47,10 @@ export type MemberRow = HostRow & {
   incarnation?: number;
   /** Names of those who say that it is suspect or dead. */
   accusers?: readonly string[];
+  /** Names of domains that this host and another one claim, each for itself. */
+  conflicts?: readonly string[];
+  /** `revoked`: by whom, and why. */
+  revoked?: { byName: string; reason: string };
 };
 
 /** Something became known to the host that is watched. */
@@ -163,6 +167,8 @@ export type PlanRow = {
 /** For this migration, instead of the host's configuration. */
 export type MigrateOptions = {
   iterationsMax?: number;
+  /** A block that was sent so often and is dirty again waits for post-copy. */
+  hotSendsMax?: number;
   /** The part of its write rate, 0 to 0.95, that the domain may lose. */
   writeSlowdownMax?: number;
   bandwidthMaxBytesPerSecond?: number;

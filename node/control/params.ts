@@ -68,6 +68,7 @@ const migrate = z.strictObject({
   options: z
     .strictObject({
       iterationsMax: z.int().min(1).max(1000).exactOptional(),
+      hotSendsMax: z.int().min(1).max(1000).exactOptional(),
       writeSlowdownMax: z.number().min(0).max(0.95).exactOptional(),
       bandwidthMaxBytesPerSecond: z.int().min(1).exactOptional(),
     })

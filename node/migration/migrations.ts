@@ -88,6 +88,7 @@ export class Migrations {
         limits: {
           ...this.#parts.limits,
           ...("iterationsMax" in options ? { iterationsMax: options.iterationsMax! } : {}),
+          ...("hotSendsMax" in options ? { hotSendsMax: options.hotSendsMax! } : {}),
           ...("writeSlowdownMax" in options ? { writeSlowdownMax: options.writeSlowdownMax! } : {}),
         },
       });

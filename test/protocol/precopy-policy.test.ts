@@ -12,6 +12,7 @@ const converging: IterationStatistics = {
   remainingBlocks: 500,
   totalSentBlocks: 11_000,
   diskBlocks: 10_000,
+  writeShare: 1,
 };
 
 describe("pre-copy", () => {
@@ -51,9 +52,13 @@ describe("pre-copy", () => {
       },
     );
 
-    it("slows it once: what it was promised is a share of its own rate", () => {
-      const statistics = { ...converging, dirtiedBlocks: 1000, isThrottled: true };
-      expect(precopyPolicy(statistics, slowing)).toMatchObject({
+    it("slows it in steps, down to what it was promised of its own rate and no further", () => {
+      const statistics = { ...converging, dirtiedBlocks: 1000, writeShare: 0.6 };
+      expect(precopyPolicy(statistics, slowing)).toMatchObject({ decision: "throttle", share: 0.3 });
+      const slower = { ...statistics, writeShare: 0.3 };
+      expect(precopyPolicy(slower, slowing)).toMatchObject({ decision: "throttle", share: 0.25 });
+      const slowest = { ...statistics, writeShare: 0.25 };
+      expect(precopyPolicy(slowest, slowing)).toMatchObject({
         decision: "freeze",
         reason: "dirty-rate-too-high",
       });

@@ -41,6 +41,9 @@ test("the limit is the share of the rate that was measured", async () => {
   clock.ms += 2000;
   throttle.limitTo(0.25);
   expect(throttle.bytesPerSecond).toBe(MIB);
+  clock.ms += 60_000;
+  throttle.limitTo(0.125);
+  expect(throttle.bytesPerSecond).toBe(MIB / 2);
 });
 
 test("a write beyond the limit has landed and waits for its answer, which lifting the limit gives", async () => {
