@@ -188,6 +188,13 @@ const REFUSALS = {
       `${vbd} has ${sizeBytes} bytes at the source and ${foundBytes} at the destination`,
     ({ vbd }) => `move the destination's ${vbd} out of the way`,
   ),
+  VBD_RESIZED: entry<{ vbd: string; sizeBytes: number; foundBytes: number }>(
+    1,
+    "A vbd has another size than when the domain was created.",
+    ({ vbd, sizeBytes, foundBytes }) =>
+      `${vbd} was created with ${sizeBytes} bytes and has ${foundBytes} now: what its tracking knows does not fit it`,
+    ({ vbd, sizeBytes }) => `give ${vbd} its ${sizeBytes} bytes again, or create the domain anew on it`,
+  ),
   VBD_BUSY: entry<{ vbd: string; holder: string }>(
     1,
     "Something else uses the vbd.",

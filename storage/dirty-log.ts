@@ -49,6 +49,11 @@ export type DirtyLogOptions = {
   generation: Generation;
   /** The kernel's current boot: decides whether the page cache of the last writer is still there. */
   bootId: string;
+  /**
+   * Trackers that still hold what they saw and did not hand over yet: a log that one of them owns is believed.
+   * Without them only a log that nobody owns is.
+   */
+  owners?: readonly string[];
   regionBlocks?: number;
   activeRegionsMax?: number;
 };
@@ -65,9 +70,11 @@ export class DirtyLog {
   readonly #map: BitArea;
   readonly #activity: ActivityArea;
   readonly #bootId: string;
+  readonly #owners: readonly string[];
   readonly #regionBlocks: number;
   readonly #activeRegionsMax: number;
   #generation: Generation;
+  #owner = "";
   #written: BlockBitmap;
   /** Durably active, least recently used first. */
   readonly #active = new Map<number, ActiveRegion>();
@@ -88,6 +95,7 @@ export class DirtyLog {
     this.blockCount = options.blockCount;
     this.#generation = options.generation;
     this.#bootId = options.bootId;
+    this.#owners = ["", ...(options.owners ?? [])];
     this.#regionBlocks = options.regionBlocks ?? REGION_BLOCKS;
     this.#activeRegionsMax = options.activeRegionsMax ?? ACTIVE_REGIONS_MAX;
     assert(this.#activeRegionsMax >= 1 && this.#activeRegionsMax <= ACTIVITY_SLOTS_MAX);
@@ -114,6 +122,22 @@ export class DirtyLog {
 
   get generation(): Generation {
     return this.#generation;
+  }
+
+  /** The tracker that saw writes which are not in the log; empty when there is none. */
+  get owner(): string {
+    return this.#owner;
+  }
+
+  /**
+   * Durable when it completes. From then on writes may pass the log by, which `owner` sees and adds to it later:
+   * until it is "" again, whoever opens the log without that tracker is told that it cannot be believed.
+   */
+  async setOwner(owner: string): Promise<void> {
+    this.#checkOpen("setOwner");
+    this.#owner = owner;
+    this.#storeHeader("open");
+    await this.#sync.request();
   }
 
   /** Everything written in the generation, also writes still on their way. To be read only; `reset` replaces it. */
@@ -210,10 +234,14 @@ export class DirtyLog {
     this.#file.pread(0, sector);
     const header = decodeLogHeader(sector, MAGIC);
     if (typeof header === "string") return header;
-    const mismatch = headerMismatch(header, this.#header("open"));
+    const { owner: _owner, ...expected } = this.#header("open");
+    const mismatch = headerMismatch(header, expected);
     if (mismatch !== undefined) return mismatch;
     if (header.state === "making") return "it was cut short while it was begun";
     if (header.state === "failed") return "the disk failed under it";
+    if (!this.#owners.includes(header.owner))
+      return `only ${header.owner} knew of the last writes, and it is gone`;
+    this.#owner = header.owner;
     const sizeBytes = MAP_OFFSET + this.#map.sizeBytes;
     if (fileBytes < sizeBytes) return `it has ${fileBytes} octets and not ${sizeBytes}`;
 
@@ -381,14 +409,7 @@ export class DirtyLog {
   #header(state: LogHeader["state"]): LogHeader {
     const { blockCount } = this;
     const generation = this.#generation;
-    return {
-      magic: MAGIC,
-      blockCount,
-      generation,
-      state,
-      scale: this.#regionBlocks,
-      bootId: this.#bootId,
-      owner: "",
-    };
+    const scale = this.#regionBlocks;
+    return { magic: MAGIC, blockCount, generation, state, scale, bootId: this.#bootId, owner: this.#owner };
   }
 }

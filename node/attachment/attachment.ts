@@ -1,7 +1,7 @@
 /**
  * How a domain's vbds reach their bytes on this host, all of them together: what the migration needs of it,
- * whatever stands between guest and disk. `nbd`: our export for good. Others follow (`qmp`, `dm`), where
- * the export serves a window only.
+ * whatever stands between guest and disk. `nbd`: our export for good. `qmp`: QEMU itself, and our export for a
+ * window only. Every attachment passes `test/contract/attachment.contract.ts`.
  */
 
 import type { BlockBitmap } from "../../protocol/block-bitmap.ts";
@@ -38,11 +38,27 @@ export type ArrivedBlocks = { runs: readonly BlockRun[]; zeroes: readonly BlockR
 export interface Attachment extends Copies {
   /** The generation under which the domain may write. */
   readonly generation: Generation;
-  /** From now on writes are collected in rounds too. Returns what the generation wrote before. */
+  /**
+   * All I/O of the domain goes through us from when this completes, where it did not: before `startRounds`, and
+   * before the domain is ended, so that what it wrote is known whatever becomes of it. Throws VBD_RESIZED when a
+   * vbd was resized; then, and when the hypervisor refuses, everything is as it was.
+   */
+  beginWindow(): Promise<void>;
+  /** Nobody needs the window: the domain may reach its vbds without us again, where it can. After a start, too. */
+  endWindow(): Promise<void>;
+  /** Brings `written` up to date with what somebody else tracks outside of a window. */
+  harvest(): Promise<void>;
+  /** In a window. From now on writes are collected in rounds too. Returns what the generation wrote before. */
   startRounds(): readonly WrittenBlocks[];
   /** What was written since the last call (or `startRounds`); writes in flight belong to the next. */
   takeRound(): readonly BlockBitmap[];
+  /** Ends rounds, and `throttleWrites`. Nobody copies: the window ends by itself. */
   stopRounds(): void;
+  /**
+   * Slows the domain's writes to `share` (above 0) of the rate that they had since `startRounds`; 1 ends it. Absent
+   * where the attachment cannot: then the domain keeps its speed, and what it wrote last goes in post-copy.
+   */
+  throttleWrites?(share: number): void;
   /** No write of the domain can land after this resolves, and all that landed is durable. */
   fence(): Promise<FencedWrites>;
   unfence(): void;

@@ -45,6 +45,12 @@ export class FencedAttachment implements Attachment {
     return this.#copies.close();
   }
 
+  async beginWindow(): Promise<void> {}
+
+  async endWindow(): Promise<void> {}
+
+  async harvest(): Promise<void> {}
+
   startRounds(): readonly WrittenBlocks[] {
     throw new Error("a vbd that was handed over is not migrated again");
   }

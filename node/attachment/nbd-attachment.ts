@@ -16,15 +16,17 @@ import type { VbdIndex } from "../../protocol/messages.ts";
 import { type BlockRun, blockCountOf, type Generation } from "../../protocol/units.ts";
 import type { BlockStore } from "../../storage/block-store.ts";
 import { FdByteFile } from "../../storage/byte-file.ts";
-import { DirtyLog } from "../../storage/dirty-log.ts";
+import { DirtyLog, type DirtyLogOptions } from "../../storage/dirty-log.ts";
 import { MissingBlockStore } from "../../storage/missing-block-store.ts";
 import type { ExportRegistry } from "../../storage/nbd/export-registry.ts";
 import type { MetadataContext } from "../../storage/nbd/metadata-contexts.ts";
 import { PresenceLog } from "../../storage/presence-log.ts";
 import { TrackedBlockStore } from "../../storage/tracked-block-store.ts";
+import { type Clock, systemClock } from "../clock.ts";
 import type { ArrivalCounts, ArrivedBlocks, Attachment, FencedWrites, WrittenBlocks } from "./attachment.ts";
 import { openCopy } from "./copy-attachment.ts";
 import { SupersedingStore } from "./superseding-store.ts";
+import { ThrottledStore, WriteThrottle } from "./write-throttle.ts";
 
 export type NbdVbd = {
   name: string;
@@ -40,6 +42,10 @@ export type NbdAttachmentOptions = {
   generation: Generation;
   bootId: string;
   exports: ExportRegistry;
+  /** Of the writes' throttle. */
+  clock?: Clock;
+  /** Trackers that are still there to hand over what they saw (`DirtyLog`). */
+  trackers?: readonly string[];
   /** Set in post-copy: the migration whose blocks are awaited. */
   incoming?: {
     migration: string;
@@ -64,10 +70,16 @@ export class NbdAttachment implements Attachment {
   readonly generation: Generation;
   readonly #exports: ExportRegistry;
   readonly #stacks: readonly Stack[];
+  readonly #throttle: WriteThrottle;
   #closing: Promise<void> | undefined;
 
-  private constructor({ generation, exports }: NbdAttachmentOptions, stacks: readonly Stack[]) {
+  private constructor(
+    { generation, exports }: NbdAttachmentOptions,
+    stacks: readonly Stack[],
+    throttle: WriteThrottle,
+  ) {
     this.generation = generation;
+    this.#throttle = throttle;
     this.#exports = exports;
     this.#stacks = stacks;
   }
@@ -82,6 +94,7 @@ export class NbdAttachment implements Attachment {
       for (const stack of stacks) await closeStack(stack);
       throw error;
     }
+    const throttle = new WriteThrottle(options.clock ?? systemClock);
     const arrived = (): void => {
       if (stacks.every(({ missing }) => missing === undefined || missing.missing.population === 0)) {
         options.incoming?.complete();
@@ -91,7 +104,7 @@ export class NbdAttachment implements Attachment {
       const contexts = options.contexts;
       options.exports.add({
         name: vbd.exportName,
-        store: tracked,
+        store: new ThrottledStore(tracked, throttle),
         readOnly: false,
         description: `vbd ${vbd.name}, generation ${options.generation}`,
         canMultiConn: true,
@@ -99,14 +112,23 @@ export class NbdAttachment implements Attachment {
         ...(contexts === undefined ? {} : { contexts: () => contexts(index, () => log.written) }),
       });
     }
-    return new NbdAttachment(options, stacks);
+    return new NbdAttachment(options, stacks, throttle);
   }
 
   store(vbd: VbdIndex): BlockStore {
     return this.#stacks[vbd]!.tracked;
   }
 
+  // Our export is in the path for good.
+
+  async beginWindow(): Promise<void> {}
+
+  async endWindow(): Promise<void> {}
+
+  async harvest(): Promise<void> {}
+
   startRounds(): readonly WrittenBlocks[] {
+    this.#throttle.startMeasuring();
     return this.#stacks.map(({ tracked, untrusted }) => {
       tracked.startRound();
       const written = tracked.written.clone();
@@ -121,7 +143,13 @@ export class NbdAttachment implements Attachment {
     return this.#stacks.map(({ tracked }) => tracked.takeRound());
   }
 
+  throttleWrites(share: number): void {
+    if (share < 1) this.#throttle.limitTo(share);
+    else this.#throttle.lift();
+  }
+
   stopRounds(): void {
+    this.#throttle.lift();
     for (const { tracked } of this.#stacks) tracked.stopRound();
   }
 
@@ -141,6 +169,36 @@ export class NbdAttachment implements Attachment {
 
   written(): readonly BlockBitmap[] {
     return this.#stacks.map(({ tracked }) => tracked.written.clone());
+  }
+
+  // For an attachment of which this one is the window.
+
+  /** Per vbd: the tracker that saw writes which passed us by; empty when there is none. */
+  trackers(): readonly string[] {
+    return this.#stacks.map(({ log }) => log.owner);
+  }
+
+  /** Durable when it completes: see `DirtyLog.setOwner`. */
+  async setTracker(tracker: string): Promise<void> {
+    await Promise.all(this.#stacks.map(({ log }) => log.setOwner(tracker)));
+  }
+
+  /** What passed us by was written too. Durable when it completes. */
+  async addWritten(written: readonly BlockBitmap[]): Promise<void> {
+    for (const [vbd, { log }] of this.#stacks.entries()) await addToLog(log, written[vbd]!);
+  }
+
+  /** Nobody knows what passed us by: every block counts as written. Durable when it completes. */
+  async distrust(reason: string): Promise<void> {
+    for (const stack of this.#stacks) {
+      stack.untrusted = reason;
+      await addToLog(stack.log, BlockBitmap.full(stack.log.blockCount));
+    }
+  }
+
+  /** Per vbd: why the tracking did not see every write, as far as this process knows. */
+  untrusted(): readonly (string | undefined)[] {
+    return this.#stacks.map(({ untrusted }) => untrusted);
   }
 
   missing(): readonly BlockBitmap[] {
@@ -186,10 +244,11 @@ async function openStack(
   options: NbdAttachmentOptions,
   arrived: () => void,
 ): Promise<Stack> {
-  const { generation, bootId, incoming } = options;
+  const { generation, bootId, incoming, trackers = [] } = options;
   const blockCount = blockCountOf(vbd.sizeBytes);
   const file = openCopy(vbd);
-  const { log, untrusted } = await openDirtyLog(vbd.dirtyLogPath, { generation, bootId, blockCount });
+  const logOptions = { generation, bootId, blockCount, owners: trackers };
+  const { log, untrusted } = await openDirtyLog(vbd.dirtyLogPath, logOptions);
   if (incoming === undefined) {
     const tracked = new TrackedBlockStore({ store: file, log });
     return { vbd, tracked, missing: undefined, log, untrusted };
@@ -214,15 +273,20 @@ async function openStack(
 /** A tracker that died with its host is not trusted: then every block counts as written, and it says why. */
 async function openDirtyLog(
   path: string,
-  options: { generation: Generation; bootId: string; blockCount: number },
+  options: DirtyLogOptions,
 ): Promise<{ log: DirtyLog; untrusted: string | undefined }> {
   const file = FdByteFile.open(path);
   const opened = await DirtyLog.open(file, options);
   if (opened.trusted) return { log: opened.log, untrusted: undefined };
   const log = await DirtyLog.create(file, options);
-  const covered = log.cover(0, options.blockCount);
-  if (covered !== undefined) await covered;
+  await addToLog(log, BlockBitmap.full(options.blockCount));
   return { log, untrusted: opened.reason };
+}
+
+/** Durable when it completes. */
+export async function addToLog(log: DirtyLog, written: BlockBitmap): Promise<void> {
+  for (const { start, count } of written.runs()) await log.cover(start, count);
+  await log.flush();
 }
 
 async function closeStack({ tracked, log }: Stack): Promise<void> {

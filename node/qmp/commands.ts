@@ -140,6 +140,19 @@ export type QmpCommands = {
   "x-debug-block-dirty-bitmap-sha256": Command<BitmapOf, { sha256: string }>;
   transaction: Command<{ actions: readonly TransactionAction[] }>;
 
+  "nbd-server-start": Command<{ addr: { type: "unix"; data: { path: string } }; "max-connections"?: number }>;
+  /** Its exports end with it. */
+  "nbd-server-stop": Command<undefined>;
+  "block-export-add": Command<{
+    type: "nbd";
+    id: string;
+    "node-name": string;
+    name: string;
+    writable?: boolean;
+    bitmaps?: readonly string[];
+  }>;
+  "query-block-exports": Command<undefined, readonly { id: string; type: string; "node-name": string }[]>;
+
   "query-jobs": Command<undefined, readonly JobInfo[]>;
   "job-cancel": Command<{ id: string }>;
   "job-dismiss": Command<{ id: string }>;

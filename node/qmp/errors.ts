@@ -2,8 +2,11 @@
 export type QmpErrorDetail =
   /** QEMU refused or failed a command. `class` and `description` are QEMU's own. */
   | { code: "QMP_ERROR"; command: string; class: string; description: string }
-  /** Nobody listens at the socket, or nobody answers: a QMP socket serves one client at a time. */
-  | { code: "QMP_UNREACHABLE"; path: string; reason: string }
+  /**
+   * Nobody listens at the socket (`isAbsent`: then no QEMU has it), or nobody answers: a QMP socket serves one
+   * client at a time.
+   */
+  | { code: "QMP_UNREACHABLE"; path: string; reason: string; isAbsent: boolean }
   /** The connection ended, and perhaps QEMU with it: whether the command was carried out is not known. */
   | { code: "QMP_CLOSED"; path: string; operation: string; reason: string }
   /** What came is not QMP, or too much of it at once. The connection was closed. */

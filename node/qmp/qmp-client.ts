@@ -44,6 +44,7 @@ export class QmpClient {
   readonly #lossListeners = new Set<(loss: QmpError) => void>();
   #version: QmpVersion | undefined;
   #loss: QmpError | undefined;
+  #errno: string | undefined;
   #nextId = 1;
 
   private constructor(path: string, socket: Socket, lineSizeMax: number) {
@@ -57,7 +58,10 @@ export class QmpClient {
         this.#lose(new QmpError({ code: "QMP_BAD_PEER", path, reason: reasonOf(error) }, { cause: error }));
       }
     });
-    socket.on("error", (error) => this.#ended(error.message));
+    socket.on("error", (error: NodeJS.ErrnoException) => {
+      this.#errno = error.code;
+      this.#ended(error.message);
+    });
     socket.once("close", () => this.#ended("QEMU closed it"));
     // Who asks for the version asks before anything is lost.
     this.#greeted.promise.catch(() => {});
@@ -69,7 +73,7 @@ export class QmpClient {
     const client = new QmpClient(path, socket, options.lineSizeMax ?? LINE_SIZE_MAX);
     const timeoutMs = options.greetingTimeoutMs ?? GREETING_TIMEOUT_MS;
     const unreachable = (reason: string): void =>
-      client.#lose(new QmpError({ code: "QMP_UNREACHABLE", path, reason }));
+      client.#lose(new QmpError({ code: "QMP_UNREACHABLE", path, reason, isAbsent: false }));
     const timer = setTimeout(
       () => unreachable(`no greeting within ${timeoutMs} ms; another client may hold it`),
       timeoutMs,
@@ -84,7 +88,9 @@ export class QmpClient {
     } catch (error) {
       client.close();
       if (error instanceof QmpError && error.code !== "QMP_CLOSED") throw error;
-      throw new QmpError({ code: "QMP_UNREACHABLE", path, reason: reasonOf(error) }, { cause: error });
+      const isAbsent = ["ENOENT", "ECONNREFUSED"].includes(client.#errno ?? "");
+      const reason = reasonOf(error);
+      throw new QmpError({ code: "QMP_UNREACHABLE", path, reason, isAbsent }, { cause: error });
     } finally {
       clearTimeout(timer);
       options.signal?.removeEventListener("abort", aborted);

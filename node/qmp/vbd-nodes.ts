@@ -28,6 +28,11 @@ export function isChildNode(name: string, node: string): boolean {
   return name.startsWith(`${node}-`) && /^[0-9a-f]{10}$/.test(name.slice(node.length + 1));
 }
 
+/** A new name for a node that holds a copy of `node`'s dirty bitmap for the moment. */
+export function mapNode(node: string): string {
+  return `${node}-map-${randomBytes(5).toString("hex")}`;
+}
+
 /** The upper node over `child`: for `-blockdev`, and for `blockdev-reopen`, which resets what is left out. */
 export function upperOptions(node: string, child: string): BlockdevOptions {
   return {

@@ -177,6 +177,33 @@ describe("dirty log: open", () => {
     });
   });
 
+  it("is believed while it has an owner only with that owner, and by everybody once it has none again", async () => {
+    const file = newFile();
+    const log = await DirtyLog.create(file, OPTIONS);
+    await log.cover(3, 1);
+    await log.setOwner("tracker-1");
+    await log.close({ clean: true });
+
+    const opening = await DirtyLog.open(file, OPTIONS);
+    expect(opening).toMatchObject({ trusted: false, reason: expect.stringContaining("tracker-1") });
+    expect((await DirtyLog.open(file, { ...OPTIONS, owners: ["tracker-2"] })).trusted).toBe(false);
+
+    const owned = trusted(await DirtyLog.open(file, { ...NEXT_BOOT, owners: ["tracker-2", "tracker-1"] }));
+    expect(owned.owner).toBe("tracker-1");
+    await owned.cover(4, 1);
+    await owned.setOwner("");
+    await owned.close({ clean: true });
+    const log2 = trusted(await DirtyLog.open(file, { ...NEXT_BOOT, owners: ["tracker-3"] }));
+    expect([log2.owner, [...log2.written]]).toEqual(["", [3, 4]]);
+  });
+
+  it("has an owner durably before anybody relies on it", async () => {
+    const file = newFile();
+    const log = await DirtyLog.create(file, OPTIONS);
+    await log.setOwner("tracker-1");
+    expect((await DirtyLog.open(file.afterPowerLoss(), NEXT_BOOT)).trusted).toBe(false);
+  });
+
   it("distrusts damaged activity after a loss of power, and bits beyond the last block", async () => {
     const file = newFile();
     const log = await DirtyLog.create(file, OPTIONS);

@@ -5,6 +5,7 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { QmpClient } from "../../../node/qmp/qmp-client.ts";
 
 const BINARY = process.env.QEMU ?? "qemu-system-x86_64";
 
@@ -13,6 +14,8 @@ export const hasQemu = spawnSync(BINARY, ["--version"]).status === 0;
 export type Qemu = {
   readonly qmpPath: string;
   readonly pid: number;
+  /** What the guest of `device` would see: one command of `qemu-io` on it, and what it said. One at a time. */
+  io(client: QmpClient, device: string, command: string): Promise<string>;
   /** Ends it as a crash of the process would; completes when it has ended. Idempotent. */
   kill(): Promise<void>;
 };
@@ -24,17 +27,27 @@ export class QemuFolder {
   #count = 0;
 
   /** Completes when the QMP socket listens. `args`: a machine, devices, block nodes. */
-  async start(args: readonly string[] = []): Promise<Qemu> {
-    const qmpPath = join(this.path, `qmp-${++this.#count}`);
+  async start(args: readonly string[] = [], options: { qmpPath?: string } = {}): Promise<Qemu> {
+    const qmpPath = options.qmpPath ?? join(this.path, `qmp-${++this.#count}`);
     const common = ["-S", "-M", "q35", "-nodefaults", "-display", "none", "-accel", "tcg", "-m", "32"];
     const qmp = ["-qmp", `unix:${qmpPath},server=on,wait=off`];
     // The human monitor's banner comes once all sockets listen.
-    const child = spawn(BINARY, [...common, ...args, ...qmp, "-monitor", "stdio"], {
+    // Line by line, as `qemu-io` speaks on the standard output.
+    const child = spawn("stdbuf", ["-oL", BINARY, ...common, ...args, ...qmp, "-monitor", "stdio"], {
       stdio: ["pipe", "pipe", "pipe"],
     });
+    const said = new SaidLines(child.stdout);
     const qemu = {
       qmpPath,
       pid: child.pid ?? 0,
+      io: async (client: QmpClient, device: string, command: string) => {
+        const answer = said.next(/^(?:wrote|read|discard) \d+\/\d+ bytes|failed: |Permission conflict/m);
+        const path = `/machine/peripheral/${device}/virtio-backend`;
+        const line = `qemu-io -d ${path} "${command}"`;
+        const refusal = await client.execute("human-monitor-command", { "command-line": line });
+        if (refusal.trim() !== "") throw new Error(refusal);
+        return answer;
+      },
       kill: async () => {
         this.#running.delete(qemu);
         if (child.exitCode !== null || child.signalCode !== null) return;
@@ -51,6 +64,30 @@ export class QemuFolder {
   async remove(): Promise<void> {
     for (const qemu of [...this.#running]) await qemu.kill();
     rmSync(this.path, { recursive: true, force: true });
+  }
+}
+
+class SaidLines {
+  #text = "";
+  #wanted: { pattern: RegExp; resolve: (text: string) => void } | undefined;
+
+  constructor(output: NodeJS.ReadableStream) {
+    output.setEncoding("utf8").on("data", (text: string) => {
+      this.#text += text;
+      const end = this.#text.lastIndexOf("\n") + 1;
+      const whole = this.#text.slice(0, end);
+      if (this.#wanted === undefined || !this.#wanted.pattern.test(whole)) return;
+      this.#text = this.#text.slice(end);
+      this.#wanted.resolve(whole);
+      this.#wanted = undefined;
+    });
+  }
+
+  next(pattern: RegExp): Promise<string> {
+    this.#text = "";
+    return new Promise((resolve) => {
+      this.#wanted = { pattern, resolve };
+    });
   }
 }
 

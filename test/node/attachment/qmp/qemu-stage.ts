@@ -1,0 +1,101 @@
+/** Two vbds of a real QEMU, which has them on our exports when it starts, each under an iothread of its own. */
+
+import { join } from "node:path";
+import { QmpAttachment, type QmpAttachmentOptions } from "../../../../node/attachment/qmp/qmp-attachment.ts";
+import { createLog } from "../../../../node/log.ts";
+import { QmpConnections } from "../../../../node/qmp/qmp-connections.ts";
+import { startBlockdevs } from "../../../../node/qmp/vbd-nodes.ts";
+import type { Guest, Incoming } from "../../../contract/attachment.contract.ts";
+import { type Qemu, QemuFolder } from "../../qmp/qemu.ts";
+import { AttachmentFolder } from "../attachment-folder.ts";
+
+export class QemuStage {
+  readonly qemus = new QemuFolder();
+  readonly folder = new AttachmentFolder(this.qemus.path);
+  readonly qmpPath = join(this.qemus.path, "qmp");
+  connections = new QmpConnections();
+  #isDead = { value: false };
+  readonly warnings: string[] = [];
+  qemu: Qemu | undefined;
+
+  options(incoming?: Incoming): QmpAttachmentOptions {
+    return {
+      ...this.folder.options(incoming),
+      connections: this.#reachable(),
+      qmpPath: this.qmpPath,
+      nbdSocketPath: this.folder.nbdSocketPath,
+      socketFolder: this.qemus.path,
+      log: createLog({ level: "warn", sink: (line) => this.warnings.push(line) }),
+    };
+  }
+
+  async startQemu(): Promise<void> {
+    const { vbds, nbdSocketPath: socketPath } = this.folder;
+    const nodes = startBlockdevs(vbds.map(({ exportName }) => ({ socketPath, exportName })));
+    const args = [
+      ...vbds.flatMap((_, index) => ["-object", `iothread,id=thread${index}`]),
+      ...nodes.flatMap((node) => ["-blockdev", JSON.stringify(node)]),
+      ...vbds.flatMap((_, index) => [
+        "-device",
+        `virtio-blk-pci,id=vbd${index}-device,drive=vbd${index},iothread=thread${index}`,
+      ]),
+    ];
+    this.qemu = await this.qemus.start(args, { qmpPath: this.qmpPath });
+  }
+
+  /**
+   * The attachment before is left as a kill of its process leaves it: without its connections, and never able to
+   * do anything again.
+   */
+  async restartDaemon(): Promise<QmpAttachment> {
+    this.#isDead.value = true;
+    this.#isDead = { value: false };
+    const lease = await this.connections.acquire(this.qmpPath);
+    this.connections = new QmpConnections();
+    lease.client.close();
+    await this.folder.restart();
+    return QmpAttachment.open(this.options());
+  }
+
+  #reachable(): Pick<QmpConnections, "acquire"> {
+    const { connections } = this;
+    const isDead = this.#isDead;
+    return { acquire: (path) => (isDead.value ? new Promise(() => {}) : connections.acquire(path)) };
+  }
+
+  /** Begins an operation and does not wait for its end. */
+  async submit(vbd: number, command: string): Promise<void> {
+    const lease = await this.connections.acquire(this.qmpPath);
+    const line = `qemu-io -d /machine/peripheral/vbd${vbd}-device/virtio-backend "${command}"`;
+    const refusal = await lease.client.execute("human-monitor-command", { "command-line": line });
+    lease.release();
+    if (refusal.trim() !== "") throw new Error(refusal);
+  }
+
+  async io(vbd: number, command: string): Promise<string> {
+    const lease = await this.connections.acquire(this.qemu!.qmpPath);
+    try {
+      const said = await this.qemu!.io(lease.client, `vbd${vbd}-device`, command);
+      if (/failed: /.test(said)) throw new Error(said);
+      return said;
+    } finally {
+      lease.release();
+    }
+  }
+
+  async remove(): Promise<void> {
+    await this.qemus.remove();
+    await this.folder.end();
+  }
+}
+
+export function qemuGuest(stage: QemuStage): Guest {
+  return {
+    write: async (vbd, offset, length, byte) =>
+      void (await stage.io(vbd, `write -P ${byte} ${offset} ${length}`)),
+    zero: async (vbd, offset, length) => void (await stage.io(vbd, `write -z ${offset} ${length}`)),
+    discard: async (vbd, offset, length) => void (await stage.io(vbd, `discard ${offset} ${length}`)),
+    holds: async (vbd, offset, length, byte) =>
+      !(await stage.io(vbd, `read -P ${byte} ${offset} ${length}`)).includes("verification failed"),
+  };
+}
