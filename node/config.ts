@@ -218,6 +218,19 @@ const Qemu = z.strictObject({
   }),
 });
 
+const Hooks = z.strictObject({
+  folder: option(z.exactOptional(z.string().min(1)), {
+    description:
+      "folder of executables run at the steps of a migration: pre-migrate, pre-freeze, post-resume, post-migrate, " +
+      "failed; hooks in the data folder unless set",
+    placeholder: "folder",
+  }),
+  timeoutMs: option(Milliseconds.default(10_000), {
+    description: "a hook that has not ended by then is killed, milliseconds",
+    reason: "a DNS update takes seconds, and pre-freeze holds the migration up",
+  }),
+});
+
 export const NodeConfigSchema = z
   .strictObject({
     name: option(z.string().min(1).max(NAME_LENGTH_MAX).default(hostname), {
@@ -256,6 +269,7 @@ export const NodeConfigSchema = z
     migration: Migration.prefault({}),
     wasm: Wasm.prefault({}),
     qemu: Qemu.prefault({}),
+    hooks: Hooks.prefault({}),
     faults: option(z.boolean().default(false), {
       description: "allow fault points to be armed: tests only",
       reason: "a host that anyone may crash through its API is for tests",

@@ -16,6 +16,7 @@ import { keyFile } from "../data-folder.ts";
 import { HostDomains } from "../domains/host-domains.ts";
 import { type HostPaths, hostPaths } from "../domains/host-paths.ts";
 import { FaultPoints } from "../fault-points.ts";
+import { Hooks } from "../hooks/hooks.ts";
 import { hostSigner } from "../host-signer.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/qemu-hypervisor.ts";
@@ -87,6 +88,7 @@ async function main(): Promise<void> {
     changed,
     network,
     sign: hostSigner(privateKey),
+    hooks: new Hooks(log, { ...config.hooks, folder: config.hooks.folder ?? paths.hooks }),
   };
   const domains = new HostDomains({ ...shared, hypervisors, exports });
   const { migration } = config;

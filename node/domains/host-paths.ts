@@ -11,6 +11,8 @@ export type HostPaths = {
   readonly runDir: string;
   /** What domains boot from that bring no boot loader. */
   readonly kernels: string;
+  /** An operator's programs: see `node/hooks/`. */
+  readonly hooks: string;
   /** The file that a new vbd gets, and the records kept beside it. */
   vbdFile(domain: string, vbd: string): string;
   dirtyLog(domain: string, vbd: string): string;
@@ -24,6 +26,7 @@ export function hostPaths(dataDir: string): HostPaths {
     nbdSocket: join(dataDir, "run", "nbd.sock"),
     runDir: join(dataDir, "run"),
     kernels: join(dataDir, "kernels"),
+    hooks: join(dataDir, "hooks"),
     vbdFile: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.raw`),
     dirtyLog: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.written`),
     presenceLog: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.missing`),

@@ -34,6 +34,8 @@ export interface OutgoingMemory {
   onRound(listener: (round: { round: number; remainingBytes: number; converged: boolean }) => void): void;
   /** Stops the domain; resolves when it runs no more and issues no more I/O. */
   freeze(): Promise<void>;
+  /** After `freeze`, where that may take its time: for how long the domain has stood still, milliseconds. */
+  stoppedForMs?(): number;
   /**
    * To be called after `freeze`, once whoever tracks the vbds has what it needs of them: lets the tail follow.
    * Resolves when the tail was given to `stream`: its total length in bytes since the begin.

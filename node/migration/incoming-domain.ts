@@ -17,6 +17,7 @@ import type { Clock } from "../clock.ts";
 import type { HostDomains } from "../domains/host-domains.ts";
 import { type HostPaths, makeDomainFolder } from "../domains/host-paths.ts";
 import type { FaultPoints } from "../fault-points.ts";
+import type { Hooks } from "../hooks/hooks.ts";
 import type { IncomingMemory } from "../hypervisor/hypervisor.ts";
 import type { DestinationParts } from "./destination-driver.ts";
 
@@ -27,6 +28,8 @@ export type IncomingDomainParts = {
   domains: HostDomains;
   clock: Clock;
   faults: FaultPoints;
+  hostName: string;
+  hooks: Hooks;
 };
 
 export type IncomingDomain = {
@@ -34,6 +37,8 @@ export type IncomingDomain = {
   /** The generation that ends at the source. */
   generation: Generation;
   domain: DomainDescription;
+  /** The host that it comes from. */
+  source: string;
 };
 
 export class DomainReception {
@@ -177,7 +182,17 @@ export class DomainReception {
     const hypervisor = domains.hypervisor(domain.hypervisor);
     const { state } = await hypervisor.status(domain.id);
     // After a restart of the daemon the domain may be running already: it outlives us.
-    if (state === "suspended" || state === "incoming") await hypervisor.resume(domain.id);
+    if (state === "suspended" || state === "incoming") {
+      await hypervisor.resume(domain.id);
+      void this.#parts.hooks.run("post-resume", {
+        domain: domain.id,
+        name: domain.name,
+        migration,
+        from: this.#incoming.source,
+        to: this.#parts.hostName,
+        generation: record.generation,
+      });
+    }
     return attachment;
   }
 

@@ -10,7 +10,9 @@ import { FencedAttachment } from "../attachment/fenced-attachment.ts";
 import type { Clock } from "../clock.ts";
 import type { HopReport, MigrationSummary, Progress } from "../control/api.ts";
 import type { HostDomains } from "../domains/host-domains.ts";
+import { NodeError } from "../errors.ts";
 import type { FaultPoints } from "../fault-points.ts";
+import type { HookFacts, Hooks } from "../hooks/hooks.ts";
 import type { HostSigner } from "../host-signer.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
@@ -38,6 +40,7 @@ export type OutgoingParts = {
     | "writeSlowdownMax"
   >;
   link: Omit<SourceOptions, "address">;
+  hooks: Hooks;
   /** This host's signature under certificates of custody. */
   sign: HostSigner;
   /** The bulk listener of a host of the cluster. Throws when nobody knows it. */
@@ -109,9 +112,11 @@ export class OutgoingMigration {
     return phase === "handing-over" || phase === "post-copy";
   }
 
+  /** Throws MIGRATION_FAILED where an operator's hook does not want it. */
   async start(effects: readonly SourceEffect[]): Promise<void> {
-    const { domains, log, faults, clock, network } = this.#parts;
+    const { domains, log, faults, clock, network, hooks } = this.#parts;
     const { context } = this;
+    if (this.#initial.phase === "negotiating") await this.#askHook();
     const attachment = await this.#attachment();
     this.#lastCertificate = (await this.#parts.metadata.custody.list(context.domain.id)).at(-1);
     const driver = new SourceDriver(
@@ -126,6 +131,9 @@ export class OutgoingMigration {
         faults,
         persist: (record) => this.#persist(record),
         forget: () => this.#parts.metadata.journal.remove(context.migration),
+        beforeFreeze: async () => {
+          await hooks.run("pre-freeze", this.#facts());
+        },
         keepReplica: (generation) => this.#keepReplica(generation, attachment),
         fenced: (written) => {
           this.#written = written;
@@ -136,6 +144,28 @@ export class OutgoingMigration {
     );
     this.#driver = driver;
     await driver.start(effects);
+  }
+
+  async #askHook(): Promise<void> {
+    const result = await this.#parts.hooks.run("pre-migrate", this.#facts());
+    if (result.outcome !== "failed") return;
+    throw new NodeError("MIGRATION_FAILED", {
+      domain: this.#domain.name,
+      host: this.#parts.self,
+      reason: `the hook pre-migrate does not allow it: ${result.reason}`,
+    });
+  }
+
+  #facts(): HookFacts {
+    const { context } = this;
+    return {
+      domain: context.domain.id,
+      name: context.domain.name,
+      migration: context.migration,
+      from: this.#parts.hostName,
+      to: this.#to,
+      generation: context.generation + 1,
+    };
   }
 
   cancel(reason: string): void {
@@ -243,6 +273,9 @@ export class OutgoingMigration {
       for (const listener of this.#listeners) listener(progress);
     }
     if (state.phase === "finishing" || state.phase === "completed") void this.#completed();
+    if (isNewPhase && state.phase === "aborting") {
+      void this.#parts.hooks.run("failed", { ...this.#facts(), reason: state.reason });
+    }
     if (state.phase === "aborting" || state.phase === "aborted") {
       this.#settle.resolve(this.#outcomeOfAbort(state.reason));
     }
@@ -268,6 +301,7 @@ export class OutgoingMigration {
     this.#settle.resolve({ kind: "completed", report });
     if (this.#reported) return;
     this.#reported = true;
+    void this.#parts.hooks.run("post-migrate", this.#facts());
     const { metadata, self, clock } = this.#parts;
     await metadata.history.add(
       {

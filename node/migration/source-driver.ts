@@ -306,10 +306,13 @@ export class SourceDriver {
     const memory = this.#memory;
     if (memory === undefined) throw new Error("there is no memory stream to end");
     this.#freezeAttempt = attempt;
+    await this.#parts.beforeFreeze();
     // A guest that waits for an answer would be frozen only when it has it.
     this.#parts.attachment.throttleWrites?.(1);
-    this.meter.frozen();
+    const { clock } = this.#parts;
+    const askedAtMs = clock.nowMs();
     await memory.source.freeze();
+    this.meter.frozen(memory.source.stoppedForMs?.() ?? clock.nowMs() - askedAtMs);
     this.#machine.post({ type: "domain-frozen", attempt });
   }
 

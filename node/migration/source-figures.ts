@@ -71,8 +71,9 @@ export class SourceMeter {
     this.#writeShare = share;
   }
 
-  frozen(): void {
-    this.#frozenAtMs ??= this.#clock.nowMs();
+  /** `sinceMs`: how long ago, milliseconds. */
+  frozen(sinceMs: number): void {
+    this.#frozenAtMs ??= this.#clock.nowMs() - sinceMs;
   }
 
   thawed(): void {

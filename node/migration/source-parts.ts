@@ -19,6 +19,8 @@ export type SourceParts = {
   /** Durable when it resolves; ownership and replica labels change with it. */
   persist(record: SourceRecord): Promise<void>;
   forget(): Promise<void>;
+  /** The last that happens while the domain runs here; the freeze waits for it. */
+  beforeFreeze(): Promise<void>;
   /** The vbds become the replica of `generation`: closed, and known again by their identity. */
   keepReplica(generation: number): Promise<void>;
   /** What the generation wrote, once no more can be added: the log's next entry. */

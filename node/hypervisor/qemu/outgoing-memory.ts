@@ -54,6 +54,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   /** Settles when there is another migration to read, or none any more. */
   #further = Promise.withResolvers<void>();
   #unasked: NodeJS.Timeout | undefined;
+  #stoppedAtMs = 0;
+  readonly #stopListening: () => void;
 
   private constructor(client: QmpClient, folder: DomainFolder, wasRunning: boolean) {
     this.#client = client;
@@ -61,6 +63,9 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     this.#wasRunning = wasRunning;
     this.stream = this.#read();
     this.#ended.promise.catch(() => {});
+    this.#stopListening = client.onEvent(({ event }) => {
+      if (event === "STOP") this.#stoppedAtMs = performance.now();
+    });
   }
 
   static async begin(
@@ -97,6 +102,10 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     this.#state = "frozen";
   }
 
+  stoppedForMs(): number {
+    return performance.now() - this.#stoppedAtMs;
+  }
+
   /** To be called once the vbds are fenced: QEMU lets go of its block nodes with the tail. */
   async ended(): Promise<number> {
     const { promise } = this.#ended;
@@ -116,6 +125,7 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     if (this.#state === "cancelled") return;
     const isFrozen = this.#state === "frozen";
     this.#state = "cancelled";
+    this.#stopListening();
     clearTimeout(this.#unasked);
     const migration = this.#migration;
     try {
