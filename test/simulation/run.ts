@@ -2,6 +2,7 @@
  * `npm run sim -- --seeds N [--from S] [--json]`: N fresh worlds on two processes.
  * `npm run sim -- --seed N [--guest]`: one world with its transcript; with `--guest` the guest's requests, too.
  * `npm run sim -- membership [--hosts N]`: the membership machine at scale (`membership/run.ts`).
+ * `npm run sim -- churn [--days N]`: what a cluster still keeps after a week of churn (`churn/run.ts`).
  *
  * Exit codes: 0, or that of the first failure's verdict (`verdict.ts`); 2 for options that make no sense.
  */
@@ -23,6 +24,11 @@ const SEEDS_PER_REPORT = 100;
 if (process.argv[2] === "membership") {
   const { runMembershipSimulation } = await import("./membership/run.ts");
   process.exit(runMembershipSimulation(process.argv.slice(3)));
+}
+
+if (process.argv[2] === "churn") {
+  const { runChurnSimulation } = await import("./churn/run.ts");
+  process.exit(runChurnSimulation(process.argv.slice(3)));
 }
 
 const { values } = parseArgs({

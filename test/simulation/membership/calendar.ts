@@ -7,10 +7,14 @@
 const SLOT_MS = 0.25;
 
 const SLOTS = 1 << 20;
+/** Slots that are skipped together while nothing waits in them: a small cluster's days are mostly empty. */
+const STRETCH = 64;
 
 export class Calendar<Event> {
   nowMs = 0;
   readonly #ring: (Event[] | undefined)[] = new Array(SLOTS).fill(undefined);
+  /** How many events wait in each stretch of the ring. */
+  readonly #stretches = new Uint32Array(SLOTS / STRETCH);
   /** Beyond the ring; looked through twice in each of its turns. */
   #far: { slot: number; event: Event }[] = [];
   #slot = 0;
@@ -34,9 +38,15 @@ export class Calendar<Event> {
     while (this.#slot < last) {
       this.#slot += 1;
       if (this.#slot % (SLOTS / 2) === 0) this.#bringNear();
-      const events = this.#ring[this.#slot % SLOTS];
+      const index = this.#slot % SLOTS;
+      if (index % STRETCH === 0 && this.#stretches[index / STRETCH] === 0) {
+        this.#slot = Math.min(last, this.#slot + STRETCH - 1);
+        continue;
+      }
+      const events = this.#ring[index];
       if (events === undefined) continue;
-      this.#ring[this.#slot % SLOTS] = undefined;
+      this.#ring[index] = undefined;
+      this.#stretches[Math.floor(index / STRETCH)]! -= events.length;
       this.nowMs = this.#slot * SLOT_MS;
       this.#pending -= events.length;
       for (const event of events) perform(event);
@@ -46,8 +56,10 @@ export class Calendar<Event> {
   }
 
   #put(slot: number, event: Event): void {
-    const events = this.#ring[slot % SLOTS];
-    if (events === undefined) this.#ring[slot % SLOTS] = [event];
+    const index = slot % SLOTS;
+    this.#stretches[Math.floor(index / STRETCH)]! += 1;
+    const events = this.#ring[index];
+    if (events === undefined) this.#ring[index] = [event];
     else events.push(event);
   }
 
