@@ -1,9 +1,11 @@
 /** `npm run bench -- NAME [options]`: what is measured beside something else, in one run on one machine. */
 
 import { runDirtyRate } from "./bench/dirty-rate.ts";
+import { runNbd } from "./bench/nbd.ts";
 
 const BENCHES: Record<string, (args: readonly string[]) => Promise<boolean>> = {
   "dirty-rate": runDirtyRate,
+  nbd: runNbd,
 };
 
 const [name = "", ...args] = process.argv.slice(2);

@@ -13,6 +13,7 @@ import { formatDuration } from "../node/cli/format.ts";
 import { type Column, formatTable } from "../node/cli/output.ts";
 import type { HopReport } from "../node/control/api.ts";
 import { formatSize } from "../node/sizes.ts";
+import { median } from "./bench/median.ts";
 import { Cluster, type ClusterHost } from "./cluster.ts";
 import { guestFigures, guestIsFilled } from "./guest.ts";
 import { StatusLine } from "./status-line.ts";
@@ -254,12 +255,6 @@ function verdict(growth: number, { runs, tolerance, seed }: DowntimeOptions): st
     `Medians of ${2 * runs} migrations each, seed ${seed}. From the small disk with few dirty blocks to the worst, ` +
     `the downtime grows by ${growth.toFixed(1)} ms: ${how} ${tolerance} ms.`
   );
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 try {
