@@ -16,9 +16,11 @@ import type {
   ReplicaRow,
 } from "./control/api.ts";
 import type { DataService, DomainLook, Probe } from "./data/data-service.ts";
+import { occupiedBytes } from "./domains/copies.ts";
 import { NodeError } from "./errors.ts";
 import type { Log } from "./log.ts";
 import { checkTarget, type MembershipApiParts, memberRows, membershipHandlers } from "./membership/api.ts";
+import { quarrelEvents, revokedRows, withConflicts } from "./peers/member-rows.ts";
 import type { Peers } from "./peers/peers.ts";
 import { conflictOf, placedReplicas, placedState } from "./placement/rows.ts";
 import { historyRows } from "./recovery/history-rows.ts";
@@ -46,6 +48,7 @@ export type HandlerParts = MembershipApiParts & {
 
 export function apiHandlers(parts: HandlerParts): ApiHandlers {
   const { metadata, self, hostName } = parts;
+  const { watch, ...others } = membershipHandlers(parts);
   const done = (record: DomainRecord, state: DomainRowState) => ({
     domain: record.id,
     name: record.name,
@@ -66,7 +69,12 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       domains: (await metadata.domains.list()).filter(({ owner }) => owner === self).length,
     }),
     hosts: () => memberRows(parts),
-    ...membershipHandlers(parts),
+    ...others,
+    watch: (params, call) => {
+      for (const event of quarrelEvents(parts)) call.emit(event);
+      return watch(params, call);
+    },
+    members: async () => [...withConflicts(parts, await memberRows(parts)), ...revokedRows(parts)],
     ...clusterHandlers(parts),
     create: async (params) => done(await parts.data().create(params), "running"),
     start: async ({ domain }) => done(await parts.data().start(await here(parts, domain)), "running"),
@@ -250,9 +258,10 @@ async function replicasOf(parts: HandlerParts, record: DomainRecord) {
           )
           .catch(() => [])
       : [];
-  return replicas.map(({ host, generation }, index) => ({
+  return replicas.map(({ host, generation, updatedAt }, index) => ({
     hostName: host === self ? hostName : peers.nameOf(host),
     generation,
+    ageSeconds: Math.max(0, (Date.now() - updatedAt) / 1000),
     ...(lacking[index] === undefined ? {} : { dirtyBlocks: lacking[index] }),
   }));
 }
@@ -328,12 +337,17 @@ async function plan(parts: HandlerParts, id: string): Promise<PlanRow[]> {
   const record = await metadata.domains.get(id);
   if (record === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query: id });
   const { name, hypervisor, memoryBytes, config, vbds, generation } = record;
-  const description = { id, name, hypervisor, memoryBytes, config, vbds };
+  const files = await metadata.vbds.list(id);
+  const candidate = {
+    domain: { id, name, hypervisor, memoryBytes, config, vbds },
+    generation,
+    bytesNeeded: files.reduce((sum, { path }) => sum + occupiedBytes(path), 0),
+  };
   const answers = await Promise.all(
     peers.views().map(async ({ host }): Promise<{ probe: Probe; reachable: boolean }> => {
       try {
         const asker = await peers.ask(host);
-        const probe = await asker.probe(description, generation, AbortSignal.timeout(30_000));
+        const probe = await asker.probe(candidate, AbortSignal.timeout(30_000));
         return { probe, reachable: true };
       } catch (error) {
         return { probe: { refusal: (error as Error).message }, reachable: false };

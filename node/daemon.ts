@@ -80,6 +80,7 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     },
   );
 
+  placements.measureWith(async (domain, generations) => data.service().lacking(domain, generations));
   const recovery = Recovery.over(gossip, {
     ...hostParts,
     identity,

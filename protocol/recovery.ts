@@ -36,6 +36,9 @@ import type { HostId, MigrationId } from "./messages.ts";
 import type { SourceRecord } from "./source-state.ts";
 import type { Generation } from "./units.ts";
 
+/** Owns what no journal gives to anybody any more: a repaired one may be older than the truth. No host is called so. */
+export const NOBODY: HostId = "nobody";
+
 export type GuestState = "running" | "suspended" | "incoming" | "none";
 
 /** What one host's journal and hypervisor say about one domain. */
@@ -140,6 +143,10 @@ export function decide({
   }
   const owner = [mine, theirs].find(isOwner);
   if (owner !== undefined) return atOwner(owner);
+  // The other host has nothing to say about it, and may not be the one that has.
+  if (mine.claim?.owner === NOBODY && highest(mine, theirs)?.owner === NOBODY) {
+    return nobodys(mine, Math.max(generationAbove(mine, theirs), heard + 1));
+  }
   const { owner: elsewhere, generation } = highest(mine, theirs) ?? {};
   if (elsewhere === undefined) return { do: "nothing", because: "neither host knows the domain" };
   return { do: "nothing", because: `generation ${generation} of the domain is ${elsewhere}'s: ask there` };
@@ -172,7 +179,8 @@ function isOwner({ host, claim }: Testimony): boolean {
 
 function highest(a: Testimony, b: Testimony): Testimony["claim"] {
   const claims = [a.claim, b.claim].filter((claim) => claim !== undefined);
-  return claims.toSorted((x, y) => y.generation - x.generation)[0];
+  const rank = ({ owner }: { owner: HostId }): number => (owner === NOBODY ? 0 : 1);
+  return claims.toSorted((x, y) => y.generation - x.generation || rank(y) - rank(x))[0];
 }
 
 /** Two hosts that both think that the domain is theirs, or one that runs what is not. */
@@ -189,7 +197,8 @@ function rivalry(a: Testimony, b: Testimony, heard: Generation): Decision | unde
   }
   const stray = [a, b].find((host) => host.guest === "running" && !isOwner(host));
   const claim = highest(a, b);
-  if (stray === undefined || claim === undefined || claim.owner === stray.host) return undefined;
+  if (stray === undefined || claim === undefined) return undefined;
+  if (claim.owner === stray.host || claim.owner === NOBODY) return undefined;
   return { do: "fence", at: stray.host, ...claim };
 }
 
@@ -253,7 +262,7 @@ function atOwner({ host, guest, outgoing, isStopped }: Testimony): Decision {
 }
 
 /** What of a domain is on a host that owns it. */
-function livingOf({ guest }: Testimony): "running guest" | "frozen guest" | "disk" {
+function livingOf({ guest }: Pick<Testimony, "guest">): "running guest" | "frozen guest" | "disk" {
   if (guest === "running") return "running guest";
   return guest === "suspended" ? "frozen guest" : "disk";
 }
@@ -288,8 +297,19 @@ function alone(mine: Testimony, heard: Generation): Decision {
       adoption: { refused: "nothing of it is here" },
     };
   }
+  if (claim.owner === NOBODY) return nobodys(mine, generation);
   const because = `generation ${claim.generation} is ${claim.owner}'s, which does not answer`;
   if (replica === undefined)
     return { do: "wait", because, adoption: { refused: "there is no whole replica here" } };
   return { do: "wait", because, adoption: { from: "replica", generation, replica } };
+}
+
+function nobodys({ incoming, replica, ...mine }: Testimony, generation: Generation): Decision {
+  const because = "this host's journal was repaired, and another host may have the domain";
+  if (incoming !== undefined && incoming.missingBlocks !== 0) {
+    const missing = incoming.missingBlocks ?? "an unknown number of";
+    return { do: "wait", because, adoption: { refused: `${missing} blocks are only on ${incoming.peer}` } };
+  }
+  if (replica === undefined) return { do: "wait", because, adoption: { refused: "its vbds are not here" } };
+  return { do: "wait", because, adoption: { from: livingOf(mine), generation } };
 }

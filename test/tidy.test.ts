@@ -53,6 +53,8 @@ const CLI_MAY_IMPORT = [
   "node/cluster/local.ts",
   // `history --chain` checks a chain of custody anywhere.
   "node/recovery/chain-report.ts",
+  // `repair` works on a folder that no daemon can use.
+  "node/recovery/repair.ts",
   // `nbd-serve` is our server without a daemon.
   "storage/nbd/serve-file.ts",
   "protocol/units.ts",

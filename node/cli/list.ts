@@ -46,10 +46,8 @@ function formatState(row: DomainRow): string {
   return `${row.state}, ${migration.phase}${formatShare(migration)} to ${migration.toName}`;
 }
 
-/** A host's replica, and what a migration there would have to send. */
-export function formatReplica(replica: ReplicaSummary): string {
-  const dirty = replica.dirtyBlocks;
-  const cost = dirty === undefined ? "" : ` +${formatSize(dirty * BLOCK_SIZE_BYTES)}`;
-  const age = replica.ageSeconds === undefined ? "" : ` ${formatDuration(replica.ageSeconds * 1000)} old`;
-  return `${replica.hostName}:${replica.generation}${age}${cost}`;
+/** A host's replica as host:age:dirty, the last being what a migration there would have to send. */
+export function formatReplica({ hostName, ageSeconds, dirtyBlocks }: ReplicaSummary): string {
+  const age = ageSeconds === undefined ? "?" : formatDuration(ageSeconds * 1000).replaceAll(" ", "");
+  return `${hostName}:${age}:${dirtyBlocks === undefined ? "?" : formatSize(dirtyBlocks * BLOCK_SIZE_BYTES)}`;
 }

@@ -24,6 +24,7 @@ import { addNbdServe } from "./nbd-serve.ts";
 import { describeFailure, printFailure } from "./output.ts";
 import { addPlan } from "./plan.ts";
 import { addRecover } from "./recover.ts";
+import { addRepair } from "./repair.ts";
 import { addReplicas } from "./replicas.ts";
 import { addRevoke } from "./revoke.ts";
 import { addRotateSecret } from "./rotate-secret.ts";
@@ -82,6 +83,7 @@ function buildProgram(configFlags: readonly Option[]): Command {
   addMembers(program);
   addWatch(program);
   addLeave(program);
+  addRepair(program);
   addNbdServe(program);
   return program;
 }

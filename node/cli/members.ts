@@ -22,7 +22,10 @@ const COLUMNS: readonly Column<MemberRow>[] = [
     align: "right",
     cell: (row) => (row.freeBytes === undefined ? "-" : formatSize(row.freeBytes)),
   },
-  { title: "SEEN BY", cell: (row) => (row.state === "unknown" ? "-" : formatSeen(row)) },
+  {
+    title: "SEEN BY",
+    cell: (row) => (row.state === "unknown" || row.state === "revoked" ? "-" : formatSeen(row)),
+  },
 ];
 
 export function addMembers(program: Command): void {
@@ -37,7 +40,13 @@ export function addMembers(program: Command): void {
 }
 
 /** "dead for 12 s, says gamma": a host that is well needs no words. */
-function formatStatus({ state, stateSeconds, accusers }: MemberRow): string {
+function formatStatus({ conflicts, ...row }: MemberRow): string {
+  const loud = conflicts === undefined ? "" : `; CONFLICT about ${conflicts.join(", ")}`;
+  return `${formatState(row)}${loud}`;
+}
+
+function formatState({ state, stateSeconds, accusers, revoked }: MemberRow): string {
+  if (revoked !== undefined) return `revoked by ${revoked.byName}: ${revoked.reason}`;
   if (state === "alive" || state === "unknown") return state;
   const since = stateSeconds === undefined ? "" : ` for ${formatDuration(stateSeconds * 1000)}`;
   const says = accusers === undefined ? "" : `, says ${accusers.join(" and ")}`;

@@ -25,8 +25,13 @@ export function formatProgress(progress: Progress): string {
           `dirty ${formatSize(progress.dirtyRateBytesPerSecond)}/s`,
           ...(etaSeconds === undefined ? [] : [`ETA ${formatDuration(etaSeconds * 1000)}`]),
         ]
-      : ["link down, waiting for the peer"]),
+      : [isBegun(progress) ? "link down, waiting for the peer" : "connecting to the peer"]),
   ].join(", ");
+}
+
+/** Before the first octet there was no link that could be down. */
+function isBegun({ phase, sentBytes }: Progress): boolean {
+  return phase !== "negotiating" || sentBytes > 0;
 }
 
 export interface ProgressPrinter {

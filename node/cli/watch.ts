@@ -14,6 +14,8 @@ export function addWatch(program: Command): void {
       const onEvent = (event: WatchEvent): void => {
         process.stdout.write(options.json ? `${JSON.stringify(event)}\n` : formatEvent(event));
       };
+      const { hostName } = await client.call("info", {});
+      if (!options.json) process.stdout.write(`as ${printable(hostName)} hears of it:\n`);
       await client.call("watch", {}, { onEvent });
     }),
   );

@@ -27,7 +27,7 @@ import type { FaultPoints } from "../fault-points.ts";
 import type { Migrations } from "../migration/migrations.ts";
 import type { DialBackNetwork } from "../network/dial-back.ts";
 import type { Candidate } from "../peers/host-questions.ts";
-import type { Deed, DomainRecovery, Heard } from "../recovery/domain-recovery.ts";
+import type { AdoptionWord, Deed, DomainRecovery, Heard } from "../recovery/domain-recovery.ts";
 
 /** What a host says about a domain that might come to it. */
 export type Probe = { copies: readonly CopyAtDestination[] } | { refusal: string };
@@ -161,7 +161,7 @@ export class DataService {
     return this.#parts.recovery.carryOutAlone(id);
   }
 
-  adopt(id: string, word: { reason: string; user: string }): Promise<{ did: string }> {
+  adopt(id: string, word: AdoptionWord): Promise<{ did: string }> {
     return this.#parts.recovery.adopt(id, word);
   }
 

@@ -6,6 +6,7 @@
 import { existsSync, statSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import type { CopyAtDestination, DomainDescription, VbdDescription } from "../../protocol/messages.ts";
+import { NOBODY } from "../../protocol/recovery.ts";
 import type { Generation } from "../../protocol/units.ts";
 import {
   compareIdentity,
@@ -37,7 +38,8 @@ export async function examineCopies(
   refuseUnsafeNames(domain);
   const known = await metadata.domains.get(domain.id);
   // Only the host that we know to own the domain under this generation, or a later one, may hand it over.
-  const isForeign = known !== undefined && known.generation === generation && known.owner !== source;
+  const isForeign =
+    known !== undefined && known.generation === generation && ![source, NOBODY].includes(known.owner);
   if (known !== undefined && (isForeign || known.generation > generation || known.owner === self)) {
     throw new NodeError("NOT_OWNER", {
       domain: domain.name,

@@ -49,6 +49,12 @@ export type HostPlacementsParts = {
   verify: HostVerifier;
 };
 
+/** Per generation: how many blocks a replica of it lacks now; undefined where nobody can tell. */
+export type MeasureReplicas = (
+  domain: string,
+  generations: readonly number[],
+) => Promise<(number | undefined)[]>;
+
 export type HostPlacementsOptions = { exchangeEveryMs: number; openTimeoutMs: number };
 
 /** A domain as this host has heard of it. More than one claim is a conflict. */
@@ -80,6 +86,7 @@ export class HostPlacements {
   #writing: Promise<unknown> = Promise.resolve();
   #updating: Promise<void> = Promise.resolve();
   #isStopped = false;
+  #measure: MeasureReplicas = async () => [];
 
   constructor(parts: HostPlacementsParts, options: HostPlacementsOptions) {
     const { self, membership, network, links, log, verify } = parts;
@@ -162,6 +169,11 @@ export class HostPlacements {
     return () => this.#listeners.delete(listener);
   }
 
+  /** From now on a word says, too, how far each replica is behind when it is given. */
+  measureWith(measure: MeasureReplicas): void {
+    this.#measure = measure;
+  }
+
   /** The host is no member any more. */
   forget(host: string): void {
     this.#channels.drop(host);
@@ -200,7 +212,16 @@ export class HostPlacements {
     if (record === undefined && (known === undefined || known.state === "gone")) return;
     const replicas = record === undefined ? [] : await metadata.replicas.list(domain);
     const rival = this.#rivalOf(domain, record?.generation);
-    const said = ownPlacement({ self, hostName, record, replicas, known, rival });
+    const generations = [...new Set(replicas.map(({ generation }) => generation))];
+    // Who cannot tell now, because the bytes' process is being started, tells the rest nevertheless.
+    const lacking = await this.#measure(domain, generations).catch(() => []);
+    const dirtyBlocks = new Map(
+      generations.flatMap((generation, index) => {
+        const blocks = lacking[index];
+        return blocks === undefined ? [] : [[generation, blocks] as const];
+      }),
+    );
+    const said = ownPlacement({ self, hostName, record, replicas, dirtyBlocks, known, rival });
     if (said === undefined) return;
     if (!isRenewed && known !== undefined && isSameWord(said, known)) return;
     const timeMs = Math.floor(clock.wallMs());

@@ -11,6 +11,8 @@ export type OwnPlacementParts = {
   /** Undefined for a domain that is no more. */
   record: DomainRecord | undefined;
   replicas: readonly ReplicaRecord[];
+  /** Per generation of a replica: what would have to be sent there now; lacks what nobody can tell. */
+  dirtyBlocks: ReadonlyMap<number, number>;
   /** What it said last. */
   known: Placement | undefined;
   /** Who claims the domain under a higher generation, and wrongly. */
@@ -19,7 +21,7 @@ export type OwnPlacementParts = {
 
 /** Undefined where this host has nothing to say. */
 export function ownPlacement(parts: OwnPlacementParts): Word | undefined {
-  const { self, hostName, record, replicas, known, rival } = parts;
+  const { self, hostName, record, replicas, dirtyBlocks, known, rival } = parts;
   if (record === undefined) {
     if (known === undefined) return undefined;
     const { seq: _, timeMs: __, disputes: ___, ...said } = known;
@@ -47,15 +49,24 @@ export function ownPlacement(parts: OwnPlacementParts): Word | undefined {
         host: replica.host,
         generation: replica.generation,
         atMs: Math.floor(replica.updatedAt),
+        ...dirtyOf(dirtyBlocks.get(replica.generation)),
       })),
     ...(rival === undefined ? {} : { disputes: { host: rival.host, generation: rival.generation } }),
   };
 }
 
-/** Whether it would say nothing new. */
+function dirtyOf(dirtyBlocks: number | undefined): { dirtyBlocks?: number } {
+  return dirtyBlocks === undefined ? {} : { dirtyBlocks };
+}
+
+/** Whether it would say nothing new. What a guest writes is none: it would be told all the time. */
 export function isSameWord(word: Word, known: Placement): boolean {
   const { seq: _, timeMs: __, ...said } = known;
-  return canonical(word) === canonical(said);
+  return canonical(undirtied(word)) === canonical(undirtied(said));
+}
+
+function undirtied(word: Word): Word {
+  return { ...word, replicas: word.replicas.map(({ dirtyBlocks: _, ...replica }) => replica) };
 }
 
 function canonical(word: Word): string {

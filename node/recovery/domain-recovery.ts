@@ -33,6 +33,14 @@ export type Heard = {
   description: DomainDescription | undefined;
 };
 
+export type AdoptionWord = {
+  reason: string;
+  user: string;
+  /** The highest generation that anybody is said to have. */
+  heard: number;
+  rival: Testimony | undefined;
+};
+
 /** `isStale`: meanwhile something changed here, and the other host has to be asked anew. */
 export type Deed = { did: string } | { isStale: true };
 
@@ -94,19 +102,23 @@ export class DomainRecovery {
     });
   }
 
-  /** The operator's word that the other host is fenced. Throws OWNERSHIP_UNCERTAIN when nothing here could run. */
-  async adopt(id: string, { reason, user }: { reason: string; user: string }): Promise<{ did: string }> {
+  /**
+   * The operator's word that the other host is fenced, or, where `rival` claims the same generation, that this
+   * host's side is the right one. Throws OWNERSHIP_UNCERTAIN when nothing here could run.
+   */
+  async adopt(id: string, { reason, user, heard, rival }: AdoptionWord): Promise<{ did: string }> {
     const { domains, metadata, migrations, self, clock, log } = this.#parts;
     return domains.exclusive(id, async () => {
-      const mine = await this.testify(id);
-      const decision = decide({ mine, theirs: "unreachable" });
+      let mine = await this.testify(id);
+      const decision = decide({ mine, theirs: rival ?? "unreachable", heard });
       const found = await this.find(id);
-      if (decision.do !== "wait" || found === undefined) {
+      if ((decision.do !== "wait" && decision.do !== "conflict") || found === undefined) {
         throw new NodeError("USAGE", {
           reason: "there is nothing to adopt: this host's journal gives it the domain",
         });
       }
-      const { adoption, because } = decision;
+      const { adoption } = decision;
+      const because = decision.do === "wait" ? decision.because : `${rival!.host} has the same generation`;
       if ("refused" in adoption) {
         throw new NodeError("OWNERSHIP_UNCERTAIN", {
           domain: found.name,
@@ -115,10 +127,15 @@ export class DomainRecovery {
       }
       await migrations.forsake(id);
       const { generation } = adoption;
+      if (adoption.from === "running guest") {
+        // It goes on where it was, under another generation.
+        await domains.hypervisor(found.description.hypervisor).suspend(id);
+        mine = await this.testify(id);
+      }
       const known = await metadata.domains.get(id);
       const entry = mine.outgoing ?? mine.incoming;
       const createdAt = known?.createdAt ?? clock.wallMs();
-      const previous = mine.claim?.owner ?? entry?.peer ?? self;
+      const previous = rival?.host ?? mine.claim?.owner ?? entry?.peer ?? self;
       const record: DomainRecord = {
         ...found.description,
         vbds: found.description.vbds,

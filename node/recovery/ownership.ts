@@ -45,8 +45,8 @@ export async function own(
   const { guestGeneration: known, ...rest } = record;
   const isFrozen = mine.guest === "suspended";
   // It was given its vbds' names under the generation in which it was started, or was to start.
-  const names =
-    mine.outgoing?.generation ?? (mine.incoming === undefined ? generation : mine.incoming.generation + 1);
+  const promised = mine.incoming === undefined ? generation : mine.incoming.generation + 1;
+  const names = mine.claim?.owner === self ? mine.claim.generation : (mine.outgoing?.generation ?? promised);
   const next: DomainRecord = isFrozen ? { ...rest, guestGeneration: known ?? names } : rest;
   await domains.startGeneration(next, await domains.vbdsOf(next));
   const entries = log === "unknown" ? [] : await unwritten(parts, next);

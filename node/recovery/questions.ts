@@ -9,6 +9,7 @@ import { NAME_LENGTH_MAX, VBDS_MAX } from "../../protocol/limits.ts";
 import type { DomainDescription } from "../../protocol/messages.ts";
 import type { Testimony } from "../../protocol/recovery.ts";
 import { CustodyRecord } from "../../storage/records.ts";
+import type { RecoverReport } from "../control/api.ts";
 import type { Links } from "../membership/links.ts";
 import type { Channel, Network } from "../network/network.ts";
 
@@ -53,6 +54,8 @@ const Question = z.discriminatedUnion("ask", [
   z.strictObject({ ask: z.literal("custody"), domain: Id }),
   /** It is your turn: run `recover` for this domain, asking me. */
   z.strictObject({ ask: z.literal("your-turn"), domain: Id }),
+  /** Somebody at my end wants it recovered, and I have nothing of it: you say to have it. */
+  z.strictObject({ ask: z.literal("recover"), domain: Id }),
   /** The domain's chain of custody, as far as you know it. */
   z.strictObject({ ask: z.literal("chain"), domain: Id }),
   /** What you and I are the ends of; now it has my signature, too. */
@@ -62,6 +65,18 @@ type Question = z.infer<typeof Question>;
 
 const CustodyAnswer = z.strictObject({ testimony: Testimonial, description: Description.nullable() });
 const TurnAnswer = z.strictObject({ did: z.array(z.string().max(4096)).max(16) });
+const Line = z.string().max(4096);
+const RecoverAnswer = z.strictObject({
+  domain: Id,
+  name: z.string().max(NAME_LENGTH_MAX),
+  found: z.array(Line).max(16),
+  did: z.array(Line).max(16),
+  decision: z.string().max(64),
+  where: z.string().max(256),
+  advice: z.exactOptional(Line),
+  adoption: z.exactOptional(z.strictObject({ from: z.string().max(64), generation: Generation })),
+});
+
 const Answer = z.strictObject({ answer: z.unknown() }).or(z.strictObject({ error: z.string().max(4096) }));
 
 export type Custody = { testimony: Testimony; description: DomainDescription | undefined };
@@ -69,6 +84,7 @@ export type Custody = { testimony: Testimony; description: DomainDescription | u
 export type RecoveryAnswers = {
   custody(domain: string): Promise<Custody>;
   yourTurn(peer: string, domain: string): Promise<readonly string[]>;
+  recover(domain: string): Promise<RecoverReport>;
   chain(domain: string): Promise<readonly SignedCertificate[]>;
   signed(peer: string, certificates: readonly SignedCertificate[]): Promise<void>;
 };
@@ -84,6 +100,7 @@ export async function answerRecovery(network: Network, answers: RecoveryAnswers)
 async function reply(peer: string, frame: Uint8Array, answers: RecoveryAnswers): Promise<unknown> {
   try {
     const question = Question.parse(decode(frame));
+    if (question.ask === "recover") return { answer: await answers.recover(question.domain) };
     if (question.ask === "chain") return { answer: await answers.chain(question.domain) };
     if (question.ask === "signed") {
       await answers.signed(peer, question.certificates);
@@ -125,6 +142,10 @@ export class RecoveryAsker {
 
   async yourTurn(host: string, domain: string, signal: AbortSignal): Promise<readonly string[]> {
     return TurnAnswer.parse(await this.#ask(host, { ask: "your-turn", domain }, signal)).did;
+  }
+
+  async recover(host: string, domain: string, signal: AbortSignal): Promise<RecoverReport> {
+    return RecoverAnswer.parse(await this.#ask(host, { ask: "recover", domain }, signal));
   }
 
   async chain(host: string, domain: string, signal: AbortSignal): Promise<SignedCertificate[]> {

@@ -96,6 +96,12 @@ export class Recovery {
       custody: (domain) => this.#custody(domain),
       chain: (domain) => this.#parts.custody.chain(domain),
       signed: (peer, certificates) => this.#parts.custody.signed(peer, certificates),
+      recover: async (domain) => {
+        const found = await this.#parts.data().findAny(domain);
+        // Whoever was asked in another's place does not ask a third.
+        if (found === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query: domain });
+        return this.#recoverHere(found, {});
+      },
       yourTurn: async (peer, domain) => (await this.#turns(domain, { peer, mayAsk: false })).did,
     };
   }
@@ -110,15 +116,40 @@ export class Recovery {
     await this.#parts.custody.reach(domain);
   }
 
-  /** Throws DOMAIN_UNKNOWN, OWNERSHIP_UNCERTAIN, USAGE. */
+  /** Throws DOMAIN_UNKNOWN, DOMAIN_ELSEWHERE, PEER_UNREACHABLE, OWNERSHIP_UNCERTAIN, USAGE. */
   async recover(query: string, { adopt }: RecoverWish): Promise<RecoverReport> {
     const found = await this.#parts.data().findAny(query);
-    if (found === undefined) throw new NodeError("DOMAIN_UNKNOWN", { query });
-    const { id, name } = found;
+    return found === undefined ? this.#elsewhere(query, { adopt }) : this.#recoverHere(found, { adopt });
+  }
+
+  async #recoverHere(
+    { id, name }: { id: string; name: string },
+    { adopt }: { adopt?: RecoverWish["adopt"] | undefined },
+  ): Promise<RecoverReport> {
     const first = await this.#parts.data().testify(id);
     const peer = this.#peerOf(id, first);
     const turns = await this.#turns(id, { peer, mayAsk: true, adopt });
     return { domain: id, name, ...turns, decision: turns.decision.do, ...this.#where(turns) };
+  }
+
+  /** Nothing of it is here: the host that says it has it is asked to recover it. */
+  async #elsewhere(
+    query: string,
+    { adopt }: { adopt?: RecoverWish["adopt"] | undefined },
+  ): Promise<RecoverReport> {
+    const { asker, nameOf } = this.#parts;
+    const found = await this.#find(query);
+    if (found?.owner === undefined || found.owner === this.#parts.self) {
+      throw new NodeError("DOMAIN_UNKNOWN", { query });
+    }
+    const host = nameOf(found.owner);
+    // The word is about what a host has of the domain, and is given there.
+    if (adopt !== undefined) throw new NodeError("DOMAIN_ELSEWHERE", { domain: found.name, host });
+    try {
+      return await asker.recover(found.owner, found.id, AbortSignal.timeout(TURN_TIMEOUT_MS));
+    } catch (error) {
+      throw new NodeError("PEER_UNREACHABLE", { host, reason: (error as Error).message }, { cause: error });
+    }
   }
 
   /** Somebody else says that it has a domain: if it is this host's under a lower generation, it is so no more. */
@@ -155,12 +186,16 @@ export class Recovery {
         continue;
       }
       const holders = (await metadata.replicas.list(domain)).map((replica) => replica.host);
+      const ends = (await metadata.custody.list(domain)).flatMap(({ certificate: { from, to } }) => [
+        from,
+        to,
+      ]);
       const hops = (await metadata.history.list(domain)).flatMap(({ from, to }) => [from, to]);
       const peers = (await metadata.journal.list()).flatMap(({ domain: of, record: entry }) => {
         if (of !== domain) return [];
         return "destination" in entry ? [entry.destination] : "source" in entry ? [entry.source] : [];
       });
-      if (![...holders, ...hops, ...peers].includes(host)) {
+      if (![...holders, ...hops, ...peers, ...ends].includes(host)) {
         log.error("a host that never had the domain claims it; it is not believed", {
           domain,
           generation,
@@ -212,7 +247,8 @@ export class Recovery {
     for (let turn = 0; ; turn++) {
       const mine = await data.testify(id);
       const theirs = peer === undefined ? undefined : await this.#ask(peer, id);
-      const decision = decide({ mine, theirs: theirs?.testimony ?? "unreachable" });
+      const heard = Math.max(0, ...this.#parts.claimants(id).map(({ generation }) => generation));
+      const decision = decide({ mine, theirs: theirs?.testimony ?? "unreachable", heard });
       found ??= [
         `${hostName}: ${describe(mine, nameOf)}`,
         ...(peer === undefined
@@ -222,14 +258,15 @@ export class Recovery {
             ]),
       ];
       const end = { did, found, decision, last: mine };
-      if (adopt !== undefined && decision.do !== "wait") {
+      if (adopt !== undefined && decision.do !== "wait" && decision.do !== "conflict") {
         if (theirs === undefined || turn > 0) return end;
         throw new NodeError("USAGE", {
           reason: `${nameOf(peer!)} answers: \`recover\` without --adopt does what is right`,
         });
       }
-      if (decision.do === "wait" && adopt !== undefined) {
-        did.push(`${hostName} ${(await data.adopt(id, adopt)).did}`);
+      if ((decision.do === "wait" || decision.do === "conflict") && adopt !== undefined) {
+        const word = { ...adopt, heard, rival: theirs?.testimony };
+        did.push(`${hostName} ${(await data.adopt(id, word)).did}`);
         adopt = undefined;
         continue;
       }
@@ -268,8 +305,12 @@ export class Recovery {
     if (outgoing !== undefined && (outgoing.phase === "handed-over" || incoming === undefined))
       return outgoing.peer;
     if (incoming !== undefined) return incoming.peer;
-    if (claim !== undefined && claim.owner !== self) return claim.owner;
-    return this.#parts.claimants(domain).find(({ host }) => host !== self)?.host;
+    const rival = this.#parts.claimants(domain).find(({ host }) => host !== self);
+    if (claim !== undefined && claim.owner !== self) {
+      // Its own journal may be long out of date: whoever says to have it later knows more.
+      return rival !== undefined && rival.generation > claim.generation ? rival.host : claim.owner;
+    }
+    return rival?.host;
   }
 
   #where({
@@ -288,7 +329,7 @@ export class Recovery {
       case "conflict":
         return {
           where: "conflict",
-          advice: `generation ${decision.generation} is claimed by ${decision.hosts.map(nameOf).join(" and ")}; compare both by hand, nothing was touched`,
+          advice: `generation ${decision.generation} is claimed by ${decision.hosts.map((host) => (host === self ? hostName : nameOf(host))).join(" and ")}, and nothing was touched; compare both by hand, then run \`recover --adopt --reason TEXT\` on the host whose side is right: the other one stops its own and keeps it aside`,
         };
       case "wait": {
         const { because, adoption } = decision;

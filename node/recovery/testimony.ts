@@ -61,7 +61,7 @@ async function incomingOf(
     .attachment(domain.id)
     ?.missing()
     .reduce((sum, { population }) => sum + population, 0);
-  if (missingBlocks === undefined && phase === "prepared") {
+  if (missingBlocks === undefined && (phase === "prepared" || phase === "owner")) {
     try {
       missingBlocks = 0;
       for (const { name, sizeBytes } of domain.vbds) {

@@ -123,6 +123,11 @@ describe("recover, with an answer from both ends", () => {
       do: "conflict",
       hosts: ["A", "B"],
       generation: GENERATION,
+      // What the operator's word would do here, above everything that anybody is said to have.
+      adoption: { from: "running guest", generation: GENERATION + 1 },
+    });
+    expect(decide({ mine: source("none"), theirs, heard: 40 })).toMatchObject({
+      adoption: { generation: 41 },
     });
   });
 

@@ -47,9 +47,9 @@ describe("tables for people", () => {
     const { code, stdout, stderr } = await runSojourn(["list"], looking);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(stdout).toMatchInlineSnapshot(`
-      "NAME      STATE                          HOST   GEN  MEMORY  VBDS                    REPLICAS      SEEN BY
-      web       running                        alpha    3   64MiB  root=4GiB, data=512MiB  beta:2 +1MiB  alpha, now
-      database  running, pre-copy 25% to beta  alpha    3   64MiB  root=4GiB, data=512MiB  -             beta, 3 s ago
+      "NAME      STATE                          HOST   GEN  MEMORY  VBDS                    REPLICAS     SEEN BY
+      web       running                        alpha    3   64MiB  root=4GiB, data=512MiB  beta:?:1MiB  alpha, now
+      database  running, pre-copy 25% to beta  alpha    3   64MiB  root=4GiB, data=512MiB  -            beta, 3 s ago
       "
     `);
   });
@@ -106,7 +106,7 @@ describe("tables for people", () => {
         memory          64MiB
         vbd root        4GiB, 100MiB allocated, nbd, /srv/root.img
         vbd data        512MiB
-        replicas        beta:2 +1MiB
+        replicas        beta:?:1MiB
         last hop        from alpha, bitmaps, downtime 38 ms
         guest requests  12
         seen by         alpha, now
@@ -433,13 +433,13 @@ describe("help", () => {
     const commands = [...stdout.matchAll(/^ {2}([a-z][a-z-]+)(?:\|| )/gm)].map((match) => match[1]!);
     expect(commands.sort().join(" ")).toBe(
       "cancel create destroy help history hosts init invite join leave list members migrate nbd-serve plan recover " +
-        "replicas revoke rotate-secret show start stop up verify watch",
+        "repair replicas revoke rotate-secret show start stop up verify watch",
     );
     for (const command of commands.filter((name) => name !== "help")) {
       const help = await runSojourn([command, "--help"]);
       expect(help.code, command).toBe(0);
       expect(help.stdout, command).toMatch(new RegExp(`Example:\n {2}sojourn ${command}`));
-      expect(help.stdout.split("\n").length, command).toBeLessThan(40);
+      expect(help.stdout.split("\n").length, command).toBeLessThan(45);
     }
   });
 
