@@ -1,12 +1,14 @@
 /**
  * `Gossip` over @libp2p/gossipsub, among hosts that were admitted and nobody else.
  *
- * gossipsub is made for open networks, and four of its ways would silently deliver nothing here; each has a test.
+ * gossipsub is made for open networks, and some of its ways would silently deliver nothing here; each has a test.
  *
  *   - It holds a dozen hosts behind one address for one attacker: the weight of that is 0.
  *   - It learns of a peer from libp2p's identify, and opens its stream to a peer once for all connections: lost with
  *     one of two connections, it is never opened again. So it gets its peers from us (`GossipRegistrar`), and again
  *     every few seconds those to which it has no stream.
+ *   - When the stream from a peer breaks it forgets the peer and stops to read whatever other stream that has opened
+ *     meanwhile, and the peer goes on sending into it. So a stream whose reader has closed its own side is given up.
  *   - A message that is published while nobody is connected throws: `allowPublishToZeroTopicPeers`.
  *   - A fresh mesh takes a heartbeat to form: what a host says itself goes to all that it is connected with
  *     (`floodPublish`), and only what others said follows the mesh.
@@ -44,6 +46,8 @@ export type GossipsubParts = {
 /** The one version that all hosts of a cluster speak: a stream of it is open without a round trip. */
 const PROTOCOL = "/meshsub/1.2.0";
 const ATTACH_EVERY_MS = 3_000;
+const ATTACH_AFTER_MS = 50;
+const OPEN_TIMEOUT_MS = 2_000;
 /** A peer whose score is below is not listened to: nine messages that no honest host passes on, within minutes. */
 const GRAYLIST_SCORE = -80;
 
@@ -179,7 +183,7 @@ class GossipRegistrar {
         const reason = this.#parts.refusal(connection);
         if (reason !== undefined) return this.#parts.cut(connection, reason);
         this.#govern(stream, connection);
-        return handler(stream, connection);
+        return handler(stream, bounded(connection));
       },
       limits,
     );
@@ -211,22 +215,31 @@ class GossipRegistrar {
     const peer = connection.remotePeer.toString();
     const rest = this.#connections.get(peer);
     rest?.delete(connection);
-    if (rest === undefined || rest.size > 0) return;
+    if (rest === undefined) return;
+    if (rest.size > 0) {
+      // When gossipsub has noticed as well.
+      setTimeout(() => this.#keepAttached(rest), ATTACH_AFTER_MS).unref();
+      return;
+    }
     this.#connections.delete(peer);
     void this.#topology?.onDisconnect?.(connection.remotePeer);
   }
 
   #attachAll(): void {
-    for (const all of this.#connections.values()) {
-      const isAttached = [...all].some(({ streams }) => streams.some(isOutboundGossip));
-      const any = [...all].find(({ status }) => status === "open");
-      if (!isAttached && any !== undefined) this.#attach(any);
-    }
+    for (const all of this.#connections.values()) this.#keepAttached(all);
+  }
+
+  #keepAttached(all: ReadonlySet<Connection>): void {
+    const streams = [...all].flatMap((connection) => connection.streams.filter(isOutboundGossip));
+    const unread = streams.filter(({ remoteWriteStatus }) => remoteWriteStatus === "closed");
+    for (const stream of unread) stream.abort(new Error("the peer does not read it any more"));
+    const any = [...all].find(({ status }) => status === "open");
+    if (streams.length === unread.length && any !== undefined) this.#attach(any);
   }
 
   #attach(connection: Connection): void {
     if (connection.status !== "open") return;
-    void this.#topology?.onConnect?.(connection.remotePeer, connection);
+    void this.#topology?.onConnect?.(connection.remotePeer, bounded(connection));
   }
 
   #govern(stream: Stream, connection: Connection): void {
@@ -241,6 +254,13 @@ class GossipRegistrar {
       onFlood: () => this.#options.onOffence(peer, "flood", { reason: "it gossips more than it may" }),
     });
   }
+}
+
+/** gossipsub opens its streams one after the other: one that hangs must not hold up the rest. */
+function bounded(connection: Connection): Connection {
+  const newStream: Connection["newStream"] = (protocols, options) =>
+    connection.newStream(protocols, { ...options, signal: AbortSignal.timeout(OPEN_TIMEOUT_MS) });
+  return Object.create(connection, { newStream: { value: newStream } }) as Connection;
 }
 
 function isOutboundGossip({ protocol, direction, status }: Stream): boolean {

@@ -160,3 +160,18 @@ it("gossip is back when a cut link is back", async () => {
   await one.network.dial(relay.address);
   await Promise.all([reaches(one, [other]), reaches(other, [one])]);
 }, 20_000);
+
+it("gossip goes on however connections come and go", async () => {
+  const [one, other] = [await Gossiper.start(), await Gossiper.start()];
+  const [first, second] = [await hosts.relay(other.network), await hosts.relay(one.network)];
+  await one.network.dial(first.address);
+  for (let round = 0; round < 5; round++) {
+    await other.network.dial(second.address);
+    first.reset();
+    await one.network.dial(first.address);
+    second.reset();
+  }
+  one.messages.length = 0;
+  other.messages.length = 0;
+  await Promise.all([reaches(one, [other]), reaches(other, [one])]);
+}, 30_000);
