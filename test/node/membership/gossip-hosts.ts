@@ -31,6 +31,8 @@ export const FAST: MembershipConfig = {
   announceIntervalMs: 50,
 };
 
+const PATIENCE_MS = 25_000;
+
 function noteOn(log: Log): GossipOptions["onOffence"] {
   const offences = new OffenceLog(log, "gossip");
   return (peer, kind, detail) => offences.note(peer, kind, detail);
@@ -50,6 +52,7 @@ export class GossipHost {
   readonly store: MemoryStore;
   readonly metadata: MemoryMetadata;
   readonly lines: LogLine[] = [];
+  readonly #onLine = new Set<() => void>();
   readonly sign: HostSigner;
   #isStopped = false;
 
@@ -59,7 +62,10 @@ export class GossipHost {
     this.id = peerIdFromPrivateKey(privateKey).toString();
     const log: Log = createLog({
       level: "info",
-      sink: (line) => this.lines.push(JSON.parse(line) as LogLine),
+      sink: (line) => {
+        this.lines.push(JSON.parse(line) as LogLine);
+        for (const listener of this.#onLine) listener();
+      },
     });
     const clock = systemClock;
     this.network = new Libp2pNetwork(
@@ -125,8 +131,26 @@ export class GossipHost {
       const late = setTimeout(() => {
         for (const each of forget) each();
         reject(new Error(`${this.name} never heard that ${what}`));
-      }, 25_000);
+      }, PATIENCE_MS);
       forget.push(this.membership.onChange(look), this.placements.onChange(look), () => clearTimeout(late));
+    });
+  }
+
+  /** Resolves when that is so, looked at whenever a line was written. */
+  async untilLogged(isSo: () => boolean, what: string): Promise<void> {
+    if (isSo()) return;
+    const logged = Promise.withResolvers<void>();
+    const look = (): void => {
+      if (isSo()) logged.resolve();
+    };
+    const late = setTimeout(
+      () => logged.reject(new Error(`${this.name} never logged that ${what}`)),
+      PATIENCE_MS,
+    );
+    this.#onLine.add(look);
+    await logged.promise.finally(() => {
+      clearTimeout(late);
+      this.#onLine.delete(look);
     });
   }
 
