@@ -54,6 +54,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   /** Settles when there is another migration to read, or none any more. */
   #further = Promise.withResolvers<void>();
   #unasked: NodeJS.Timeout | undefined;
+  /** A migration that was given up by ourselves, and the beginning of the next. */
+  #restarting: Promise<void> = Promise.resolve();
   #stoppedAtMs = 0;
   readonly #stopListening: () => void;
 
@@ -90,9 +92,10 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   async freeze(): Promise<void> {
     if (this.#state === "frozen") return;
     if (this.#state !== "passes") throw badState("freeze", this.#state);
-    const migration = this.#running();
     this.#state = "freezing";
     clearTimeout(this.#unasked);
+    await this.#restarting;
+    const migration = this.#running();
     if (migration.status !== "pre-switchover") {
       await this.#allowTail(Math.max(TAIL_BYTES_MIN, 1.5 * (this.#lastRound?.remainingBytes ?? 0)));
     }
@@ -127,6 +130,7 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     this.#state = "cancelled";
     this.#stopListening();
     clearTimeout(this.#unasked);
+    await this.#restarting.catch(() => undefined);
     const migration = this.#migration;
     try {
       const wasOver = migration?.isOver ?? true;
@@ -160,7 +164,6 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     clearTimeout(this.#unasked);
     await this.#migration?.cancel();
     if (this.#wasRunning) await goOn(this.#client);
-    this.#state = "passes";
     this.#isTailAsked = false;
     this.#lastRound = undefined;
     this.#ended.reject(gone("the domain was thawed"));
@@ -168,7 +171,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     this.#ended.promise.catch(() => {});
     const further = this.#further;
     this.#further = Promise.withResolvers();
-    await this.#beginMigration();
+    if (this.#state === "frozen") this.#state = "passes";
+    if (!this.#isCancelled()) await this.#beginMigration();
     further.resolve();
   }
 
@@ -237,7 +241,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
 
   #undoUnasked(): void {
     if (this.#state !== "passes" || !this.#wasRunning) return;
-    void this.#beginAgain().catch((error: unknown) => this.#ended.reject(error));
+    this.#restarting = this.#beginAgain();
+    this.#restarting.catch((error: unknown) => this.#ended.reject(error));
   }
 
   /** QEMU stops the guest once no more than `bytes` are left. Counts from its next look on, within 100 ms. */
