@@ -91,7 +91,7 @@ export class QemuHypervisor implements Hypervisor {
   async resume(id: string): Promise<void> {
     const client = await this.#client(id);
     const { status } = await client.execute("query-status");
-    const { state } = stateOf({ status, running: status === "running" });
+    const { state } = stateOf({ status });
     if (state === "running") return;
     if (state !== "suspended") throw badState("resume", state);
     const file = await this.#folder(id).domain();
@@ -159,19 +159,19 @@ export class QemuHypervisor implements Hypervisor {
 
   async inspect(id: string): Promise<Record<string, unknown>> {
     const folder = this.#folder(id);
-    const client = await this.#client(id);
-    const [{ status }, process, file] = await Promise.all([
-      client.execute("query-status"),
+    const [client, process, file] = await Promise.all([
+      this.#connect(folder, id),
       folder.process(),
       folder.domain(),
     ]);
+    const known = { name: file?.spec.name, memoryBytes: file?.spec.memoryBytes, pid: process?.pid };
+    if (client === undefined) return { ...known, ...(await this.#stateOfDead(folder)) };
+    const runState = await client.execute("query-status");
     const { major, minor, micro } = client.version;
     return {
-      name: file?.spec.name,
-      ...stateOf({ status, running: status === "running" }),
-      runState: status,
-      memoryBytes: file?.spec.memoryBytes,
-      pid: process?.pid,
+      ...known,
+      ...stateOf(runState),
+      runState: runState.status,
       qemuVersion: `${major}.${minor}.${micro}`,
       consolePath: folder.serialPath,
     };

@@ -22,6 +22,6 @@ const STATES: Readonly<Record<string, DomainStatus>> = {
   "internal-error": { state: "crashed", detail: "QEMU reports an internal error" },
 };
 
-export function stateOf({ status }: RunState): DomainStatus {
+export function stateOf({ status }: Pick<RunState, "status">): DomainStatus {
   return STATES[status] ?? { state: "crashed", detail: `QEMU is in the state ${status}` };
 }

@@ -1,0 +1,213 @@
+/** Domains of QEMU under whole daemons, and what becomes of them when something dies on the way. */
+
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { HopReport } from "../../node/control/api.ts";
+import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
+import { FaultLog } from "../../testnet/faults/stage.ts";
+import { until } from "../../testnet/faults/waiting.ts";
+import { processesOf } from "../../testnet/processes.ts";
+import {
+  bootSector,
+  HAS_ASSEMBLER,
+  QEMU_EXECUTABLE,
+  SECTOR_GUEST_MEMORY_BYTES,
+  saidBy,
+} from "../node/hypervisor/qemu/sector-guest.ts";
+
+const canRun = QEMU_EXECUTABLE !== undefined && HAS_ASSEMBLER;
+const VBD_BYTES = 4 << 20;
+const HOOKS = ["pre-migrate", "pre-freeze", "post-resume", "post-migrate", "failed"];
+
+describe.skipIf(!canRun)("a domain of QEMU", () => {
+  let cluster: Cluster;
+  let alpha: ClusterHost;
+  let beta: ClusterHost;
+  let folder: string;
+  let name: string;
+  let id: string;
+  let count = 0;
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "sojourn-qemu-"));
+    const image = Buffer.alloc(VBD_BYTES);
+    (await bootSector()).copy(image);
+    await writeFile(join(folder, "image"), image);
+    cluster = await Cluster.start({
+      names: ["alpha", "beta"],
+      config: { qemu: { executable: QEMU_EXECUTABLE, acceleration: "tcg" } },
+    });
+    alpha = cluster.host("alpha");
+    beta = cluster.host("beta");
+  }, 120_000);
+
+  afterAll(async () => {
+    await cluster?.stop();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  beforeEach(async () => {
+    name = `guest-${++count}`;
+    const { domain } = await alpha.call("create", {
+      name,
+      hypervisor: "qemu",
+      memoryBytes: SECTOR_GUEST_MEMORY_BYTES,
+      vbds: [{ name: "root", image: join(folder, "image") }],
+      config: "{}",
+    });
+    id = domain;
+    await works(alpha);
+  });
+
+  afterEach(async () => {
+    await Promise.all(cluster.hosts.map((host) => host.start()));
+    for (const host of cluster.hosts) await host.call("destroy", { domain: name }).catch(() => undefined);
+  });
+
+  /** The guest goes through two rounds over its disk and memory, and finds no fault. */
+  async function works(host: ClusterHost): Promise<void> {
+    const log = join(host.runDir, id, "console.log");
+    const before = await saidBy(log);
+    await until(`the guest works on ${host.name}`, async () => {
+      return (await saidBy(log)).rounds >= before.rounds + 2 ? true : undefined;
+    });
+    expect((await saidBy(log)).faults).toBe(0);
+  }
+
+  async function stateOn(host: ClusterHost): Promise<string> {
+    return (await host.call("show", { domain: name })).state;
+  }
+
+  async function guestOf(host: ClusterHost): Promise<number | undefined> {
+    return processesOf(join(host.runDir, id))[0];
+  }
+
+  test("goes to another host with its disk, and comes back with what it wrote there", async () => {
+    const there: HopReport = await alpha.call("migrate", { domain: name, to: "beta" });
+    expect(there).toMatchObject({ rung: "allocated", generation: 2 });
+    await works(beta);
+    expect(await guestOf(alpha)).toBeUndefined();
+    const back: HopReport = await beta.call("migrate", { domain: name, to: "alpha" });
+    expect(back).toMatchObject({ rung: "bitmaps", generation: 3 });
+    await works(alpha);
+    expect(await stateOn(alpha)).toBe("running");
+  });
+
+  test("is shut down in order and started again", async () => {
+    expect(await alpha.call("stop", { domain: name })).toMatchObject({ state: "shutoff" });
+    expect(await guestOf(alpha)).toBeUndefined();
+    await alpha.call("start", { domain: name });
+    await works(alpha);
+  });
+
+  test("runs on while its daemon is gone", async () => {
+    const pid = await guestOf(alpha);
+    await alpha.kill9();
+    expect(await guestOf(alpha)).toBe(pid);
+    await alpha.start();
+    await works(alpha);
+    expect(await stateOn(alpha)).toBe("running");
+  });
+
+  test("is seen to have crashed when its QEMU was killed, and boots again", async () => {
+    process.kill((await guestOf(alpha))!, "SIGKILL");
+    await until("the crash is seen", async () => ((await stateOn(alpha)) === "crashed" ? true : undefined));
+    await alpha.call("start", { domain: name });
+    await works(alpha);
+  });
+
+  test("runs on at the source when the QEMU that receives it is killed", async () => {
+    const faults = new FaultLog(alpha);
+    await alpha.call("arm-fault", { point: "source-freezing", action: "stall:1500" });
+    const attempt = alpha.call("migrate", { domain: name, to: "beta" });
+    attempt.catch(() => undefined);
+    await faults.fired("source-freezing");
+    process.kill((await guestOf(beta))!, "SIGKILL");
+    await expect(attempt).rejects.toMatchObject({ code: "MIGRATION_FAILED" });
+    await works(alpha);
+    await alpha.call("migrate", { domain: name, to: "beta" });
+    await works(beta);
+  });
+
+  test("is not resumed anywhere when its own QEMU is killed on the way, and boots again at the source", async () => {
+    const faults = new FaultLog(alpha);
+    await alpha.call("arm-fault", { point: "source-freezing", action: "stall:1500" });
+    const attempt = alpha.call("migrate", { domain: name, to: "beta" });
+    attempt.catch(() => undefined);
+    await faults.fired("source-freezing");
+    process.kill((await guestOf(alpha))!, "SIGKILL");
+    await expect(attempt).rejects.toMatchObject({ code: "MIGRATION_FAILED" });
+    expect(await stateOn(alpha)).toBe("crashed");
+    await until("the destination tidied up", async () => ((await guestOf(beta)) ? undefined : true));
+    await alpha.call("start", { domain: name });
+    await works(alpha);
+  });
+
+  test("runs on at the source when the daemon dies there after the freeze", async () => {
+    await alpha.call("arm-fault", { point: "source-frozen", action: "kill" });
+    const attempt = alpha.call("migrate", { domain: name, to: "beta" });
+    attempt.catch(() => undefined);
+    await alpha.exited();
+    await alpha.start();
+    await until("the domain runs again", async () =>
+      (await stateOn(alpha)) === "running" ? true : undefined,
+    );
+    await works(alpha);
+    await expect(attempt).rejects.toThrow();
+  });
+
+  test("runs at the destination when the daemon dies there before it was resumed", async () => {
+    await beta.call("arm-fault", { point: "destination-owner-persisted", action: "kill" });
+    const attempt = alpha.call("migrate", { domain: name, to: "beta" });
+    attempt.catch(() => undefined);
+    await beta.exited();
+    await beta.start();
+    await works(beta);
+    expect(await attempt).toMatchObject({ to: "beta", generation: 2 });
+    expect(await guestOf(alpha)).toBeUndefined();
+  });
+
+  describe("with hooks", () => {
+    async function install(host: ClusterHost, script: (hook: string) => string): Promise<void> {
+      await mkdir(join(host.dataDir, "hooks"), { recursive: true });
+      for (const hook of HOOKS) {
+        const path = join(host.dataDir, "hooks", hook);
+        await writeFile(path, `#!/bin/sh\n${script(hook)}\n`);
+        await chmod(path, 0o755);
+      }
+    }
+
+    afterEach(async () => {
+      for (const host of cluster.hosts)
+        await rm(join(host.dataDir, "hooks"), { recursive: true, force: true });
+    });
+
+    test("has each told its step, at the host whose step it is", async () => {
+      for (const host of cluster.hosts) await install(host, () => `cat >> ${folder}/${name}-${host.name}`);
+      await alpha.call("migrate", { domain: name, to: "beta" });
+      const told = async (host: ClusterHost): Promise<Record<string, unknown>[]> => {
+        const text = await readFile(join(folder, `${name}-${host.name}`), "utf8").catch(() => "");
+        return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line)]));
+      };
+      await until("all were told", async () => ((await told(alpha)).length === 3 ? true : undefined));
+      const facts = { domain: id, name, from: "alpha", to: "beta", generation: 2 };
+      expect(await told(alpha)).toEqual([
+        expect.objectContaining({ hook: "pre-migrate", ...facts }),
+        expect.objectContaining({ hook: "pre-freeze", ...facts }),
+        expect.objectContaining({ hook: "post-migrate", ...facts }),
+      ]);
+      expect(await told(beta)).toEqual([
+        expect.objectContaining({ hook: "post-resume", domain: id, to: "beta" }),
+      ]);
+    });
+
+    test("does not leave where pre-migrate does not allow it", async () => {
+      await install(alpha, (hook) => (hook === "pre-migrate" ? "echo not today; exit 1" : "exit 0"));
+      const attempt = alpha.call("migrate", { domain: name, to: "beta" });
+      await expect(attempt).rejects.toThrow("pre-migrate");
+      await works(alpha);
+    });
+  });
+});
