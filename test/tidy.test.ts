@@ -67,15 +67,13 @@ const ADAPTERS: Record<string, string> = {
   Libp2pNetwork: "node/network/",
   LevelMetadata: "storage/",
   NbdAttachment: "node/attachment/",
+  QmpAttachment: "node/attachment/",
 };
 
 const COMPOSITION_ROOTS = ["node/daemon.ts", "node/data/main.ts"];
 
 /** Who else names an adapter, and why. */
-const ADAPTER_EXCEPTIONS: Record<string, readonly string[]> = {
-  // The only attachment so far: one is opened per domain, at run time. Goes when `qmp` and `dm` bring a choice.
-  "node/domains/host-domains.ts": ["NbdAttachment"],
-};
+const ADAPTER_EXCEPTIONS: Record<string, readonly string[]> = {};
 
 /** In `protocol/` the world is events that come in and effects that go out. */
 const IMPURE: readonly [what: string, pattern: RegExp][] = [

@@ -180,6 +180,7 @@ export class DataService {
     const { domains, metadata } = this.#parts;
     const record = await domains.mine(query);
     const attachment = domains.attachment(record.id) ?? (await domains.open(record));
+    await attachment.harvest();
     const log = await readGenerationLog(metadata, record);
     const written = attachment.written();
     const allocated = new Map<number, number>();

@@ -9,15 +9,18 @@ import { dirname } from "node:path";
 import type { Metadata } from "../../storage/metadata.ts";
 import { ExportRegistry } from "../../storage/nbd/export-registry.ts";
 import { NbdServer } from "../../storage/nbd/server.ts";
+import { NbdAttachment } from "../attachment/nbd-attachment.ts";
+import { QmpAttachment } from "../attachment/qmp/qmp-attachment.ts";
 import { systemClock } from "../clock.ts";
 import { type AdmissionSnapshot, ClusterKeys } from "../cluster/cluster-keys.ts";
 import type { NodeConfig } from "../config.ts";
 import { keyFile } from "../data-folder.ts";
-import { HostDomains } from "../domains/host-domains.ts";
+import { HostDomains, type HostDomainsParts } from "../domains/host-domains.ts";
 import { type HostPaths, hostPaths } from "../domains/host-paths.ts";
 import { FaultPoints } from "../fault-points.ts";
 import { Hooks } from "../hooks/hooks.ts";
 import { hostSigner } from "../host-signer.ts";
+import { DomainFolder } from "../hypervisor/domain-folder.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/qemu-hypervisor.ts";
 import { WasmHypervisor } from "../hypervisor/wasm/wasm-hypervisor.ts";
@@ -44,6 +47,9 @@ export type ControlSide = {
 };
 
 export type DataReady = { addresses: readonly string[] };
+
+/** A harvest costs the guest nothing that it could notice, and `plan` is as old as the last one at most. */
+const HARVEST_EVERY_MS = 60_000;
 
 async function main(): Promise<void> {
   const config = JSON.parse(process.env.SOJOURN_DATA_CONFIG ?? "{}") as NodeConfig;
@@ -75,7 +81,7 @@ async function main(): Promise<void> {
   });
   const exports = new ExportRegistry();
   const nbd = new NbdServer({ exports, log });
-  const hypervisors = hypervisorsOf(config, { paths, log });
+  const adapters = adaptersOf(config, { paths, log });
   const changed = (domain: string): void => rpc.notify("changed", domain);
   const shared = {
     self: hostId,
@@ -90,7 +96,7 @@ async function main(): Promise<void> {
     sign: hostSigner(privateKey),
     hooks: new Hooks(log, { ...config.hooks, folder: config.hooks.folder ?? paths.hooks }),
   };
-  const domains = new HostDomains({ ...shared, hypervisors, exports });
+  const domains = new HostDomains({ ...shared, ...adapters, exports });
   const { migration } = config;
   const migrations = new Migrations({
     ...shared,
@@ -123,17 +129,45 @@ async function main(): Promise<void> {
   rpc.notify("ready", { addresses: network.addresses() } satisfies DataReady);
 }
 
-function hypervisorsOf(
+/** Hypervisors and attachments: those of QEMU share its one connection. */
+function adaptersOf(
   { qemu }: NodeConfig,
   { paths, log }: { paths: HostPaths; log: Log },
-): ReadonlyMap<string, Hypervisor> {
+): Pick<HostDomainsParts, "hypervisors" | "attach"> {
   const { runDir } = paths;
   const host = { ...qemu, kernelFolder: qemu.kernelFolder ?? paths.kernels };
-  const all = [
+  const qmp = new QmpConnections();
+  const all: Hypervisor[] = [
     new WasmHypervisor({ runDir, log }),
-    new QemuHypervisor({ runDir, log, host, qmp: new QmpConnections() }),
+    new QemuHypervisor({ runDir, log, host, qmp }),
   ];
-  return new Map(all.map((hypervisor) => [hypervisor.kind, hypervisor]));
+  const hypervisors = new Map(all.map((hypervisor) => [hypervisor.kind, hypervisor]));
+  return { hypervisors, attach: attachmentsOf({ paths, log, qmp }) };
+}
+
+/** QEMU can have a vbd itself; whoever else runs a domain reaches its vbds through our export. */
+function attachmentsOf({
+  paths,
+  log,
+  qmp,
+}: {
+  paths: HostPaths;
+  log: Log;
+  qmp: QmpConnections;
+}): HostDomainsParts["attach"] {
+  const { runDir, nbdSocket } = paths;
+  return ({ id, hypervisor }, options) => {
+    if (hypervisor !== "qemu") return NbdAttachment.open(options);
+    return QmpAttachment.open({
+      ...options,
+      connections: qmp,
+      qmpPath: new DomainFolder({ runDir, id }).controlPath,
+      nbdSocketPath: nbdSocket,
+      socketFolder: runDir,
+      log: log.child({ domain: id }),
+      harvestEveryMs: HARVEST_EVERY_MS,
+    });
+  };
 }
 
 function bulkNetwork(

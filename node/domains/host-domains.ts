@@ -20,7 +20,7 @@ import type { ExportRegistry } from "../../storage/nbd/export-registry.ts";
 import { sizeOfPath } from "../../storage/path-size.ts";
 import type { DomainRecord, VbdRecord } from "../../storage/records.ts";
 import type { Attachment } from "../attachment/attachment.ts";
-import { NbdAttachment, type NbdAttachmentOptions, type NbdVbd } from "../attachment/nbd-attachment.ts";
+import type { NbdAttachmentOptions, NbdVbd } from "../attachment/nbd-attachment.ts";
 import type { Clock } from "../clock.ts";
 import type { CreateParams } from "../control/api.ts";
 import { NodeError } from "../errors.ts";
@@ -37,15 +37,20 @@ export type HostDomainsParts = {
   metadata: Metadata;
   hypervisors: ReadonlyMap<string, Hypervisor>;
   exports: ExportRegistry;
+  /** Opens the vbds of a domain in the way that its hypervisor can. */
+  attach(domain: Pick<DomainRecord, "id" | "hypervisor">, options: NbdAttachmentOptions): Promise<Attachment>;
   clock: Clock;
   log: Log;
   /** A domain's record changed: those who watch placement look again. */
   changed(domain: string): void;
 };
 
+/** What a hypervisor gets, before it is killed, to hand over what it knows of its guest's writes. */
+const LAST_WINDOW_TIMEOUT_MS = 3_000;
+
 export class HostDomains {
   readonly #parts: HostDomainsParts;
-  readonly #attachments = new Map<string, NbdAttachment>();
+  readonly #attachments = new Map<string, Attachment>();
   readonly #turns = new Map<string, Promise<unknown>>();
   readonly bootId = currentBootId();
 
@@ -207,6 +212,7 @@ export class HostDomains {
       else {
         if (!this.#attachments.has(record.id)) await this.open(record);
         await hypervisor.start(this.spec(record, await this.vbdsOf(record)));
+        await this.#endWindow(record.id);
       }
       return this.#setState(record, "running");
     });
@@ -229,6 +235,7 @@ export class HostDomains {
     const found = await this.mine(query);
     return this.exclusive(found.id, async () => {
       const record = await this.mine(found.id);
+      await this.#beginLastWindow(record.id);
       await this.hypervisor(record.hypervisor).shutdown(record.id);
       await this.close(record.id);
       return this.#setState(record, "stopped");
@@ -240,6 +247,9 @@ export class HostDomains {
     const found = await this.mine(query);
     return this.exclusive(found.id, async () => {
       const record = await this.mine(found.id);
+      const begun = this.#beginLastWindow(record.id);
+      // One that does not answer is ended all the same.
+      await Promise.race([begun, after(LAST_WINDOW_TIMEOUT_MS)]);
       await this.hypervisor(record.hypervisor).destroy(record.id);
       await this.close(record.id);
       return this.#setState(record, "stopped");
@@ -256,7 +266,7 @@ export class HostDomains {
   // Attachments.
 
   /** Exports the domain's vbds under the generation that this host owns. */
-  async open(record: DomainRecord, incoming?: NbdAttachmentOptions["incoming"]): Promise<NbdAttachment> {
+  async open(record: DomainRecord, incoming?: NbdAttachmentOptions["incoming"]): Promise<Attachment> {
     const { exports, metadata, self, hostName } = this.#parts;
     if (record.owner !== self) {
       throw new NodeError("NOT_OWNER", {
@@ -268,11 +278,12 @@ export class HostDomains {
     const open = this.#attachments.get(record.id);
     if (open !== undefined) return open;
     const vbds = await this.vbdsOf(record);
-    const attachment = await NbdAttachment.open({
+    const attachment = await this.#parts.attach(record, {
       vbds: vbds.map((vbd) => this.#nbdVbd(record, vbd)),
       generation: record.generation,
       bootId: this.bootId,
       exports,
+      clock: this.#parts.clock,
       ...(incoming === undefined ? {} : { incoming }),
       contexts: await generationContexts(metadata, record),
     });
@@ -293,6 +304,26 @@ export class HostDomains {
     const attachment = this.#attachments.get(domain);
     this.#attachments.delete(domain);
     await attachment?.close();
+  }
+
+  /** A window that cannot end is slower, and not less safe: the domain runs. */
+  async #endWindow(domain: string): Promise<void> {
+    try {
+      await this.#attachments.get(domain)?.endWindow();
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#parts.log.warn("the vbds stay on our exports", { domain, reason });
+    }
+  }
+
+  /** Before the domain ends, with what its hypervisor knows of its writes. Without a window nobody knows them. */
+  async #beginLastWindow(domain: string): Promise<void> {
+    try {
+      await this.#attachments.get(domain)?.beginWindow();
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#parts.log.warn("what the domain wrote is not known", { domain, reason });
+    }
   }
 
   /** Empty logs for the record's generation, durable before the first write can come. */
@@ -373,6 +404,10 @@ export class HostDomains {
   async stopAll(): Promise<void> {
     for (const domain of [...this.#attachments.keys()]) await this.close(domain);
   }
+}
+
+function after(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms).unref());
 }
 
 export function exportNameOf({ name, exportToken }: VbdRecord, generation: number): string {

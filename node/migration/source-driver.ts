@@ -196,30 +196,15 @@ export class SourceDriver {
       case "forget":
         return this.#parts.forget();
       case "start-tracking":
-        this.#machine.post({
-          type: "tracking",
-          attempt: effect.attempt,
-          atMs: this.#parts.clock.nowMs(),
-          vbds: attachment.startRounds(),
-        });
-        return;
+        return this.#startTracking(effect.attempt);
       case "stop-tracking":
         return attachment.stopRounds();
       case "throttle-writes":
         this.#parts.log.info("writes slowed", { migration: this.context.migration, share: effect.share });
         this.meter.throttled(effect.share);
         return attachment.throttleWrites?.(effect.share);
-      case "collect-dirty": {
-        const blocks = attachment.takeRound();
-        this.meter.dirtied(blocks);
-        this.#machine.post({
-          type: "dirty",
-          attempt: effect.attempt,
-          atMs: this.#parts.clock.nowMs(),
-          blocks,
-        });
-        return;
-      }
+      case "collect-dirty":
+        return this.#collectDirty(effect.attempt);
       case "scan-allocated":
         return this.#later(async () => {
           const blocks = await allocatedNonZeroBlocks(attachment.store(effect.vbd));
@@ -261,6 +246,18 @@ export class SourceDriver {
         this.#session?.end(new Error(effect.reason));
         return;
     }
+  }
+
+  async #startTracking(attempt: number): Promise<void> {
+    await this.#parts.attachment.beginWindow();
+    const vbds = this.#parts.attachment.startRounds();
+    this.#machine.post({ type: "tracking", attempt, atMs: this.#parts.clock.nowMs(), vbds });
+  }
+
+  #collectDirty(attempt: number): void {
+    const blocks = this.#parts.attachment.takeRound();
+    this.meter.dirtied(blocks);
+    this.#machine.post({ type: "dirty", attempt, atMs: this.#parts.clock.nowMs(), blocks });
   }
 
   async #persist(record: SourceRecord): Promise<void> {
