@@ -27,6 +27,7 @@ export type DialBackParts = {
 /** Asked one after the other who has a connection with the host. */
 const RELAYS_MAX = 4;
 const ASK_TIMEOUT_MS = 10_000;
+const PING_TIMEOUT_MS = 1_000;
 /** Dials for one host that run at a time: a migration has two connections. */
 const DIALS_PER_HOST_MAX = 4;
 
@@ -77,6 +78,9 @@ export class HostDialBack {
   async #dialControl(to: string): Promise<void> {
     const { links, peers } = this.#parts;
     if (links.addressesOf(to).length === 0) throw neither(peers.nameOf(to));
+    // It says that there is none: perhaps it was restarted, and this end has not noticed.
+    const existing = links.existing(to, HOSTS_PROTOCOL);
+    await existing?.ping(AbortSignal.timeout(PING_TIMEOUT_MS)).catch(() => links.drop(to));
     await links.connect(to, HOSTS_PROTOCOL);
   }
 
