@@ -1,20 +1,27 @@
 /**
- * Network namespaces for the hosts of a cluster, in two halves that one cable joins. Needs root and `ip`.
+ * A network namespace for each host of a cluster, all on one bridge in a namespace of its own, and cuts between any of
+ * them, one-sided ones, too. Needs root and `ip`.
  *
- *   host ── veth ── bridge of the left half ── cable ── bridge of the right half ── veth ── host
+ *   host ── veth ── bridge ── veth ── host
+ *
+ * A cut is silent, as that of a cable behind a switch: whoever is cut from a host has a wrong hardware address for it,
+ * and what it sends reaches nobody.
  */
 
 import { execFileSync } from "node:child_process";
 import type { Place } from "../cluster.ts";
 
-const CABLE = "cable0";
 const SUBNET = "10.213.77";
+/** Locally administered, and nobody's. */
+const NOWHERE = "02:00:00:00:00:01";
+
+/** What `from` sends to `to` is lost. */
+export type Cut = { from: string; to: string };
 
 export class Namespaces {
   readonly #prefix = `sj${process.pid}`;
   readonly #names: readonly string[];
 
-  /** The first half of the hosts is left of the cable. */
   constructor(names: readonly string[]) {
     this.#names = names;
   }
@@ -24,60 +31,49 @@ export class Namespaces {
   }
 
   start(): void {
-    ip("netns", "add", this.#hub);
-    for (const bridge of ["left", "right"]) {
-      inside(this.#hub, "link", "add", bridge, "type", "bridge");
-      inside(this.#hub, "link", "set", bridge, "up");
-    }
-    inside(this.#hub, "link", "add", CABLE, "type", "veth", "peer", "name", "cable1");
-    inside(this.#hub, "link", "set", CABLE, "master", "left", "up");
-    inside(this.#hub, "link", "set", "cable1", "master", "right", "up");
+    ip(["netns", "add", this.#hub]);
+    inside(this.#hub, ["link add bridge type bridge", "link set bridge up"]);
     for (const [index, name] of this.#names.entries()) {
       const namespace = this.#of(name);
-      ip("netns", "add", namespace);
-      inside(namespace, "link", "set", "lo", "up");
-      inside(
-        this.#hub,
-        "link",
-        "add",
-        `p${index}`,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "eth0",
-        "netns",
-        namespace,
-      );
-      inside(this.#hub, "link", "set", `p${index}`, "master", this.isLeft(name) ? "left" : "right", "up");
-      inside(namespace, "addr", "add", `${this.#address(name)}/24`, "dev", "eth0");
-      inside(namespace, "link", "set", "eth0", "up");
+      ip(["netns", "add", namespace]);
+      inside(this.#hub, [
+        `link add p${index} type veth peer name eth0 netns ${namespace}`,
+        `link set p${index} master bridge up`,
+      ]);
+      inside(namespace, [
+        "link set lo up",
+        `addr add ${this.#address(name)}/24 dev eth0`,
+        "link set eth0 up",
+      ]);
     }
-  }
-
-  isLeft(name: string): boolean {
-    return this.#names.indexOf(name) < this.#names.length / 2;
   }
 
   place(name: string): Place {
     return { ip: this.#address(name), within: ["ip", "netns", "exec", this.#of(name)] };
   }
 
-  cut(): void {
-    inside(this.#hub, "link", "set", CABLE, "down");
+  cut(cuts: readonly Cut[]): void {
+    this.#change(cuts, (address) => `neigh replace ${address} lladdr ${NOWHERE} dev eth0 nud permanent`);
   }
 
-  heal(): void {
-    inside(this.#hub, "link", "set", CABLE, "up");
+  heal(cuts: readonly Cut[]): void {
+    this.#change(cuts, (address) => `neigh del ${address} dev eth0`);
   }
 
   stop(): void {
     for (const namespace of [...this.#names.map((name) => this.#of(name)), this.#hub]) {
       try {
-        ip("netns", "del", namespace);
+        ip(["netns", "del", namespace]);
       } catch {
         // It was never made.
       }
+    }
+  }
+
+  #change(cuts: readonly Cut[], command: (address: string) => string): void {
+    for (const name of this.#names) {
+      const commands = cuts.filter(({ from }) => from === name).map(({ to }) => command(this.#address(to)));
+      if (commands.length > 0) inside(this.#of(name), commands);
     }
   }
 
@@ -90,10 +86,10 @@ export class Namespaces {
   }
 }
 
-function ip(...args: string[]): void {
-  execFileSync("ip", args, { stdio: ["ignore", "ignore", "pipe"] });
+function ip(args: readonly string[], input = ""): void {
+  execFileSync("ip", args, { stdio: ["pipe", "ignore", "pipe"], input });
 }
 
-function inside(namespace: string, ...args: string[]): void {
-  ip("-n", namespace, ...args);
+function inside(namespace: string, commands: readonly string[]): void {
+  ip(["-n", namespace, "-batch", "-"], `${commands.join("\n")}\n`);
 }

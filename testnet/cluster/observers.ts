@@ -48,15 +48,18 @@ export class Observers {
     for (const client of this.#clients.values()) await client.close();
   }
 
-  /** When each observer came to believe that, in ms since `sinceMs`; rejects when one does not in time. */
+  /**
+   * When each observer, or each of `by`, came to believe that, in ms since `sinceMs`; rejects when one does not in
+   * time.
+   */
   async all(
     observed: readonly string[],
     state: State,
-    { sinceMs, timeoutMs }: { sinceMs: number; timeoutMs: number },
+    { sinceMs, timeoutMs, by }: { sinceMs: number; timeoutMs: number; by?: readonly string[] },
   ): Promise<number[]> {
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
-      const others = this.#others(observed, state);
+      const others = this.#others(observed, state, by);
       if (others.length === 0) break;
       const restMs = deadlineMs - performance.now();
       if (restMs <= 0) {
@@ -65,14 +68,18 @@ export class Observers {
       }
       await this.#news(restMs);
     }
-    const times = [...this.#beliefs].flatMap(([observer, beliefs]) =>
+    const times = this.#by(by).flatMap(([observer, beliefs]) =>
       observed.flatMap((name) => (name === observer ? [] : [Math.max(0, beliefs.get(name)!.atMs - sinceMs)])),
     );
     return times.sort((a, b) => a - b);
   }
 
-  #others(observed: readonly string[], state: State): string[] {
-    return [...this.#beliefs].flatMap(([observer, beliefs]) =>
+  #by(names: readonly string[] | undefined): [string, Map<string, Belief>][] {
+    return [...this.#beliefs].filter(([name]) => names === undefined || names.includes(name));
+  }
+
+  #others(observed: readonly string[], state: State, by: readonly string[] | undefined): string[] {
+    return this.#by(by).flatMap(([observer, beliefs]) =>
       observed
         .filter((name) => name !== observer && beliefs.get(name)?.state !== state)
         .map((name) => `${observer}: ${name} ${beliefs.get(name)?.state ?? "unheard of"}`),
