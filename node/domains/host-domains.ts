@@ -154,6 +154,7 @@ export class HostDomains {
       await metadata.journal.commit({ domain: record, vbds });
       await this.open(record);
       await hypervisor.start(this.spec(record, vbds));
+      await this.#endWindow(id);
       this.#parts.changed(id);
       return record;
     } catch (error) {

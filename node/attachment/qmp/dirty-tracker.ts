@@ -46,12 +46,6 @@ export class DirtyTracker {
     return tracker;
   }
 
-  /** The trackers that some of the nodes have bitmaps of. */
-  static async find(qmp: QmpClient, { nodes }: Pick<TrackerOptions, "nodes">): Promise<string[]> {
-    const found = (await nodesOf(qmp, nodes)).flatMap((info) => bitmapsOf(info).map(({ id }) => id));
-    return [...new Set(found)];
-  }
-
   /** What was written since it began, or since the last harvest. Throws when QEMU does not record any more. */
   async harvest(qmp: QmpClient): Promise<Harvest> {
     const before = await this.#find(qmp);
@@ -130,6 +124,11 @@ export class TrackerGone extends Error {
     super(`QEMU does not record the writes of ${node} any more: its dirty bitmap was removed or disabled`);
     this.name = "TrackerGone";
   }
+}
+
+/** The ids of the trackers that some of the nodes have bitmaps of. */
+export function trackersOf(nodes: readonly BlockNodeInfo[]): readonly string[] {
+  return [...new Set(nodes.flatMap((info) => bitmapsOf(info).map(({ id }) => id)))];
 }
 
 /** The named nodes, in that order. Throws when QEMU lacks one. */

@@ -26,13 +26,14 @@ import type { VbdIndex } from "../../../protocol/messages.ts";
 import { type BlockRun, blockCountOf, type Generation } from "../../../protocol/units.ts";
 import type { BlockStore } from "../../../storage/block-store.ts";
 import type { Log } from "../../log.ts";
+import type { BlockNodeInfo } from "../../qmp/commands.ts";
 import { QmpError } from "../../qmp/errors.ts";
 import type { QmpClient } from "../../qmp/qmp-client.ts";
 import type { QmpConnections, QmpLease } from "../../qmp/qmp-connections.ts";
 import { childNode, exportOptions, nativeOptions, vbdNode } from "../../qmp/vbd-nodes.ts";
 import type { ArrivalCounts, ArrivedBlocks, Attachment, FencedWrites, WrittenBlocks } from "../attachment.ts";
 import { NbdAttachment, type NbdAttachmentOptions } from "../nbd-attachment.ts";
-import { DirtyTracker, nodesOf } from "./dirty-tracker.ts";
+import { DirtyTracker, nodesOf, trackersOf } from "./dirty-tracker.ts";
 import { addHarvest, NativeVbds, refuseResized } from "./native-vbds.ts";
 import { busyError, type Pivot, pivot } from "./pivot.ts";
 
@@ -89,10 +90,10 @@ export class QmpAttachment implements Attachment {
   static async open(options: QmpAttachmentOptions): Promise<QmpAttachment> {
     refuseResized(options.vbds);
     const lease = await acquire(options);
-    const nodes = options.vbds.map((_, index) => vbdNode(index));
+    const names = options.vbds.map((_, index) => vbdNode(index));
     let window: NbdAttachment | undefined;
     try {
-      const trackers = lease === undefined ? [] : await DirtyTracker.find(lease.client, { nodes });
+      const nodes = lease === undefined ? [] : await nodesOf(lease.client, names);
       let attachment: QmpAttachment | undefined;
       const { incoming } = options;
       const complete = (): void => {
@@ -101,12 +102,12 @@ export class QmpAttachment implements Attachment {
       };
       window = await NbdAttachment.open({
         ...options,
-        trackers,
+        trackers: trackersOf(nodes),
         ...(incoming === undefined ? {} : { incoming: { ...incoming, complete } }),
       });
       attachment = new QmpAttachment(options, window);
-      if (lease !== undefined) await attachment.#takeOver(lease, window);
-      attachment.#relax();
+      const isResumed = lease === undefined || (await attachment.#takeOver(lease, window, nodes));
+      if (isResumed) attachment.#relax();
       return attachment;
     } catch (error) {
       lease?.release();
@@ -211,31 +212,34 @@ export class QmpAttachment implements Attachment {
 
   // QEMU.
 
-  /** In a window, with a QEMU that we had no connection to: its guest's I/O comes to us from then on. */
-  async #takeOver(lease: QmpLease, window: NbdAttachment): Promise<void> {
+  /**
+   * In a window, with a QEMU that we had no connection to: its guest's I/O comes to us from then on. False when
+   * it waits to be resumed, on placeholders that are the hypervisor's to exchange.
+   */
+  async #takeOver(lease: QmpLease, window: NbdAttachment, nodes: readonly BlockNodeInfo[]): Promise<boolean> {
     this.#watch(lease);
     const qmp = lease.client;
-    const trackers = await DirtyTracker.find(qmp, { nodes: this.#nodes });
-    const children = (await nodesOf(qmp, this.#nodes)).map(({ file }) => file);
+    const children = nodes.map(({ file }) => file);
     const isOnExports = children.every((file, vbd) => file.includes(this.#options.vbds[vbd]!.exportName));
-    // A domain that was just received waits on placeholders, which are the hypervisor's to exchange.
     const isPlaceholder = children.every((file) => file.includes('"null-co"'));
     if (!isOnExports && !isPlaceholder) await pivot(qmp, this.#toExports());
     const owners = new Set(window.trackers());
-    for (const id of trackers) {
+    for (const id of trackersOf(nodes)) {
       const tracker = new DirtyTracker(id, this.#trackerOptions());
       if (owners.has(id)) await this.#settle(qmp, window, tracker);
       else await tracker.drop(qmp);
     }
+    return !isPlaceholder;
   }
 
   async #connect(): Promise<QmpClient | undefined> {
     if (this.#lease !== undefined && !this.#lease.client.isClosed) return this.#lease.client;
     const lease = await acquire(this.#options);
     if (lease === undefined) return undefined;
-    if (this.#mode.kind === "window") await this.#takeOver(lease, this.#mode.window);
-    else this.#watch(lease);
-    return lease.client;
+    const { client } = lease;
+    if (this.#mode.kind === "native") this.#watch(lease);
+    else await this.#takeOver(lease, this.#mode.window, await nodesOf(client, this.#nodes));
+    return client;
   }
 
   #watch(lease: QmpLease): void {
