@@ -6,6 +6,8 @@ import type { DomainRecord, HistoryRecord, ReplicaRecord } from "../storage/reco
 import { clusterHandlers } from "./cluster/api.ts";
 import type { HostCluster } from "./cluster/host-cluster.ts";
 import type {
+  Api,
+  ApiCall,
   ApiHandlers,
   DomainDetail,
   DomainRow,
@@ -83,23 +85,7 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
     list: () => domainRows(parts),
     show: ({ domain }) => showDomain(parts, domain),
     plan: async ({ domain }) => plan(parts, await here(parts, domain)),
-    migrate: async ({ domain, to, options }, { emit, signal }) => {
-      const id = await here(parts, domain);
-      const host = targetOf(parts, to);
-      const stopListening = parts.onProgress(id, emit);
-      signal.addEventListener("abort", stopListening, { once: true });
-      try {
-        await parts.recovery.knowCustody(id);
-        return await parts.data().migrate(id, { host: host.host, name: host.hostName }, options ?? {});
-      } catch (error) {
-        if ((error as { code?: string }).code !== "RPC_LOST") throw error;
-        // Its successor takes the migration up from the journal; who asked has to look again.
-        const reason = "the data process died; its successor goes on from the journal";
-        throw new NodeError("MIGRATION_UNDECIDED", { domain, host: host.hostName, reason }, { cause: error });
-      } finally {
-        stopListening();
-      }
-    },
+    migrate: (params, call) => migrate(parts, params, call),
     cancel: async ({ domain }) => parts.data().cancel(await here(parts, domain)),
     recover: ({ domain, adopt }) => parts.recovery.recover(domain, adopt === undefined ? {} : { adopt }),
     replicas: ({ domain }) => replicaRows(parts, domain),
@@ -118,6 +104,28 @@ export function apiHandlers(parts: HandlerParts): ApiHandlers {
       return { stopping: true };
     },
   };
+}
+
+async function migrate(
+  parts: HandlerParts,
+  { domain, to, options }: Api["migrate"]["params"],
+  { emit, signal }: ApiCall<"migrate">,
+): Promise<HopReport> {
+  const id = await here(parts, domain);
+  const host = targetOf(parts, to);
+  const stopListening = parts.onProgress(id, emit);
+  signal.addEventListener("abort", stopListening, { once: true });
+  try {
+    await parts.recovery.knowCustody(id);
+    return await parts.data().migrate(id, { host: host.host, name: host.hostName }, options ?? {});
+  } catch (error) {
+    if ((error as { code?: string }).code !== "RPC_LOST") throw error;
+    // Its successor takes the migration up from the journal; who asked has to look again.
+    const reason = "the data process died; its successor goes on from the journal";
+    throw new NodeError("MIGRATION_UNDECIDED", { domain, host: host.hostName, reason }, { cause: error });
+  } finally {
+    stopListening();
+  }
 }
 
 /** Throws HOST_UNKNOWN, HOST_AMBIGUOUS, HOST_DEAD. Whoever may be dead is tried: the migration waits, or aborts. */

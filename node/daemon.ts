@@ -79,7 +79,6 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
       onFailure: (error) => stopped.reject(error),
     },
   );
-
   placements.measureWith(async (domain, generations) => data.service().lacking(domain, generations));
   const recovery = Recovery.over(gossip, {
     ...hostParts,

@@ -177,8 +177,9 @@ function isOwner({ host, claim }: Testimony): boolean {
   return claim?.owner === host;
 }
 
-function highest(a: Testimony, b: Testimony): Testimony["claim"] {
-  const claims = [a.claim, b.claim].filter((claim) => claim !== undefined);
+/** The claim that counts, of one host's or both's. */
+export function highest(a: Testimony, b: Testimony | undefined): Testimony["claim"] {
+  const claims = [a.claim, b?.claim].filter((claim) => claim !== undefined);
   const rank = ({ owner }: { owner: HostId }): number => (owner === NOBODY ? 0 : 1);
   return claims.toSorted((x, y) => y.generation - x.generation || rank(y) - rank(x))[0];
 }

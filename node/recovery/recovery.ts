@@ -4,7 +4,7 @@
  * domain of this one under a higher generation: then this host is fenced without anybody asking.
  */
 
-import { type Decision, decide, type Testimony } from "../../protocol/recovery.ts";
+import { type Decision, decide, highest, type Testimony } from "../../protocol/recovery.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import type { CustodyReport, RecoverReport } from "../control/api.ts";
 import type { DataService } from "../data/data-service.ts";
@@ -129,7 +129,8 @@ export class Recovery {
     const first = await this.#parts.data().testify(id);
     const peer = this.#peerOf(id, first);
     const turns = await this.#turns(id, { peer, mayAsk: true, adopt });
-    return { domain: id, name, ...turns, decision: turns.decision.do, ...this.#where(turns) };
+    const { found, did, decision } = turns;
+    return { domain: id, name, found, did, decision: decision.do, ...this.#where(turns) };
   }
 
   /** Nothing of it is here: the host that says it has it is asked to recover it. */
@@ -239,7 +240,7 @@ export class Recovery {
       adopt?: RecoverWish["adopt"] | undefined;
       only?: Decision["do"];
     },
-  ): Promise<{ did: string[]; found: string[]; decision: Decision; last: Testimony }> {
+  ): Promise<{ did: string[]; found: string[]; decision: Decision; claim: Testimony["claim"] }> {
     const { self, nameOf, asker, hostName } = this.#parts;
     const data = this.#parts.data();
     const did: string[] = [];
@@ -257,7 +258,7 @@ export class Recovery {
               `${nameOf(peer)}: ${theirs === undefined ? "does not answer" : describe(theirs.testimony, nameOf)}`,
             ]),
       ];
-      const end = { did, found, decision, last: mine };
+      const end = { did, found, decision, claim: highest(mine, theirs?.testimony) };
       if (adopt !== undefined && decision.do !== "wait" && decision.do !== "conflict") {
         if (theirs === undefined || turn > 0) return end;
         throw new NodeError("USAGE", {
@@ -315,13 +316,13 @@ export class Recovery {
 
   #where({
     decision,
-    last,
+    claim,
   }: {
     decision: Decision;
-    last: Testimony;
+    claim: Testimony["claim"];
   }): Pick<RecoverReport, "where" | "advice" | "adoption"> {
     const { nameOf, hostName, self } = this.#parts;
-    const owner = last.claim?.owner;
+    const owner = claim?.owner;
     const where = owner === undefined ? "unknown" : owner === self ? hostName : nameOf(owner);
     switch (decision.do) {
       case "nothing":

@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import { configFile } from "../../node/data-folder.ts";
 import { hostPaths } from "../../node/domains/host-paths.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
-import { runSojourn } from "../node/cli/run-sojourn.ts";
+import { runSojourn, spawnSojourn } from "../node/cli/run-sojourn.ts";
 import { createDomain, expectUnharmed } from "./hosts.ts";
 
 let cluster: Cluster;
@@ -89,4 +89,15 @@ test.each([
     expect(said).toContain(metadata);
     expect(said).toContain("sojourn repair");
   }
-});
+  const repaired = await runSojourn(["repair", "--data-dir", copy]);
+  expect(repaired.code, repaired.stderr).toBe(0);
+  expect(repaired.stdout).toContain("before-repair");
+  const child = spawnSojourn(["up", "--data-dir", copy]);
+  let log = "";
+  for await (const chunk of child.stderr) {
+    log += String(chunk);
+    if (log.includes("daemon is up")) child.kill("SIGTERM");
+  }
+  expect(log).toContain("daemon is up");
+  expect(log).not.toContain("CORRUPT");
+}, 180_000);

@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { CustodyReport, DomainDetail, HistoryRow, RecoverReport } from "../../node/control/api.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
+import { guestFigures } from "../../testnet/guest.ts";
 import { killQuietly, processesOf } from "../../testnet/processes.ts";
 import { createDomain, expectUnharmed, sojourn, sojournJson } from "./hosts.ts";
 
@@ -88,6 +89,40 @@ test("recover at either end finds nothing to do where a handover finishes by its
   }
   await expectUnharmed(beta, "web");
 }, 240_000);
+
+test("frozen in the middle of a handover it waits, is adopted with its memory, and the other end gives up", async () => {
+  const { uptimeMs } = await guestFigures(alpha, "web");
+  await interruptHandover();
+  await beta.kill9();
+  await alpha.start();
+  const frozen = await until(alpha, ({ state }) => state === "undecided");
+  expect(frozen.advice).toContain("must not be started by hand");
+  const waits = await sojourn(alpha, "recover", "web", "--json");
+  expect(waits.code).toBe(4);
+  expect(JSON.parse(waits.stdout)).toMatchObject({
+    decision: "wait",
+    did: [],
+    adoption: { from: "frozen guest", generation: 3 },
+    advice: expect.stringContaining("--adopt"),
+  });
+  await sojournJson(alpha, "recover", "web", "--adopt", "--reason", "beta burnt down");
+  expect(await until(alpha, ({ state }) => state === "running")).toMatchObject({ generation: 3 });
+  // Booted from its disks it would have begun at nothing.
+  expect((await guestFigures(alpha, "web")).uptimeMs).toBeGreaterThan(uptimeMs);
+  await expectUnharmed(alpha, "web");
+  // What beta had promised to keep is worth nothing any more.
+  await beta.start();
+  const undone = await sojournJson<RecoverReport>(beta, "recover", "web");
+  expect(undone).toMatchObject({ where: "alpha" });
+  const held = async (): Promise<readonly string[]> =>
+    (await sojournJson<RecoverReport>(beta, "recover", "web")).found;
+  while ((await held()).some((line) => line.includes("prepared from"))) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  await expectUnharmed(alpha, "web");
+  await sojournJson(alpha, "migrate", "web", "beta");
+  await expectUnharmed(beta, "web");
+}, 300_000);
 
 test("without the other end it stays frozen and says what --adopt would do; the old owner fences itself", async () => {
   await sojournJson(alpha, "migrate", "web", "beta");

@@ -384,6 +384,16 @@ function ofOperator(world: World, may: (kind: keyof Faults) => boolean): Move[] 
           return adopt(draft, name);
         },
       });
+      for (const rival of hosts.filter((other) => other !== host && other.daemon !== undefined)) {
+        moves.push({
+          label: `the operator runs recover --adopt on ${name}, against ${rival.name}`,
+          fault: "adopts",
+          apply(draft) {
+            draft.spend("adopts");
+            return adopt(draft, name, rival.name);
+          },
+        });
+      }
     }
   }
   return moves;

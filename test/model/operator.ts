@@ -190,12 +190,17 @@ function run(draft: Draft, host: Host, domain: DomainRecord): void {
   draft.truth = { ...draft.truth, ran: Math.max(draft.truth.ran, generation) };
 }
 
-/** The operator's word that the other host is fenced. Whoever runs, the newest data is now what is here. */
-export function adopt(draft: Draft, name: HostName): boolean {
+/**
+ * The operator's word that the other host is fenced, or that the side of this one is right and the rival's is not.
+ * Whoever runs, the newest data is now what is here.
+ */
+export function adopt(draft: Draft, name: HostName, rival?: HostName): boolean {
   const host = draft.host(name);
   const mine = testimonyOf(host);
-  const decision = draft.parts.decide({ mine, theirs: "unreachable" });
-  if (decision.do !== "wait" || "refused" in decision.adoption) return false;
+  const theirs = rival === undefined ? "unreachable" : testimonyOf(draft.peek(rival));
+  const decision = draft.parts.decide({ mine, theirs });
+  if (decision.do !== (rival === undefined ? "wait" : "conflict")) return false;
+  if (!("adoption" in decision) || "refused" in decision.adoption) return false;
   const { generation } = decision.adoption;
   const entry = mine.outgoing ?? mine.incoming;
   forsake(host);

@@ -58,6 +58,17 @@ export const lostWhilePrepared: NonNullable<Scenario["after"]> = {
     B!.guest === undefined,
 };
 
+/** A was told that it may have the domain, and did not know that it had gone on to C under the same generation. */
+export const twoOwners: NonNullable<Scenario["after"]> = {
+  faults: { adopts: 1 },
+  holds: ({ hosts }) => {
+    const owned = Object.values(hosts).flatMap(({ name, journal: { domain } }) => {
+      return domain?.owner === name ? [domain.generation] : [];
+    });
+    return owned.length > new Set(owned).size;
+  },
+};
+
 const EVERYTHING = { crashes: 2, powers: 1, losses: 2, cancels: 1, recovers: 1, adopts: 1 };
 
 /** The default run: `faultsMax` bounds the faults of one trace together, the rest each kind. */
@@ -71,11 +82,16 @@ export const scenarios: readonly Scenario[] = [
   scenario("a guest that writes", ["AB"], { ...EVERYTHING, faultsMax: 1, writes: 2 }),
   scenario("there and back", ["AB", "BA"], { crashes: 1, powers: 1, losses: 1, faultsMax: 1 }),
   scenario("onwards", ["AB", "BC"], { ...EVERYTHING, faultsMax: 1 }),
-  scenario("a chain of custody", ["AB", "BC"], {
-    ...{ losses: 1, cancels: 1, recovers: 1, adopts: 1, forgeries: 1 },
+  {
+    ...scenario("two owners", ["AB", "BC"], { ...EVERYTHING, adopts: 2, faultsMax: 2 }),
+    after: twoOwners,
+  },
+  scenario("a chain of custody", ["AB"], {
+    ...{ crashes: 1, losses: 1, cancels: 1, recovers: 1, adopts: 1, forgeries: 1 },
     faultsMax: 1,
     custody: true,
   }),
+  scenario("custody onwards", ["AB", "BC"], { adopts: 1, forgeries: 1, faultsMax: 1, custody: true }),
   scenario("elsewhere", ["AB", "AC"], { faultsMax: 2, cancels: 1, crashes: 1, losses: 1 }),
 ];
 
