@@ -32,7 +32,10 @@ export interface OutgoingMemory {
   readonly stream: AsyncIterable<Uint8Array>;
   /** Called after each pass over memory; `converged`: the rest fits the downtime goal. */
   onRound(listener: (round: { round: number; remainingBytes: number; converged: boolean }) => void): void;
-  /** Stops the domain; resolves when it runs no more and issues no more I/O. */
+  /**
+   * Stops the domain; resolves when it runs no more and issues no more I/O. That may want further passes: the stream
+   * has to be read meanwhile. Rejects when a thaw or a cancel came first.
+   */
   freeze(): Promise<void>;
   /** After `freeze`, where that may take its time: for how long the domain has stood still, milliseconds. */
   stoppedForMs?(): number;
@@ -41,7 +44,7 @@ export interface OutgoingMemory {
    * Resolves when the tail was given to `stream`: its total length in bytes since the begin.
    */
   ended(): Promise<number>;
-  /** After `freeze`: the domain runs on here and the stream goes on with further passes. */
+  /** After `freeze`, or while it is under way: the domain runs on here and the stream goes on with further passes. */
   thaw(): Promise<void>;
   /** Ends the stream. A domain that was not frozen keeps running; a frozen one stays frozen. */
   cancel(): Promise<void>;

@@ -47,6 +47,7 @@ export class SourceDriver {
   readonly #stopping = new AbortController();
   #linking: Promise<void> = Promise.resolve();
   #freezeAttempt = 0;
+  #isFreezeAsked = false;
   #isFlushing = false;
   readonly #startedAtMs: number;
   #frozenWatch: NodeJS.Timeout | undefined;
@@ -227,9 +228,7 @@ export class SourceDriver {
       case "unfence":
         return attachment.unfence();
       case "thaw-domain":
-        this.meter.thawed();
-        await this.#memory?.source.thaw();
-        return;
+        return this.#thaw();
       case "unfreeze-domain":
         this.meter.thawed();
         return this.#unfreeze();
@@ -299,18 +298,30 @@ export class SourceDriver {
     return compareDigests(this.#parts.attachment.store(effect.vbd), effect);
   }
 
-  async #freeze(attempt: number): Promise<void> {
-    const memory = this.#memory;
-    if (memory === undefined) throw new Error("there is no memory stream to end");
+  /** Not awaited by the machine: until the domain stands still its stream has to flow, acknowledged by the peer. */
+  #freeze(attempt: number): void {
     this.#freezeAttempt = attempt;
-    await this.#parts.beforeFreeze();
-    // A guest that waits for an answer would be frozen only when it has it.
-    this.#parts.attachment.throttleWrites?.(1);
-    const { clock } = this.#parts;
-    const askedAtMs = clock.nowMs();
-    await memory.source.freeze();
-    this.meter.frozen(memory.source.stoppedForMs?.() ?? clock.nowMs() - askedAtMs);
-    this.#machine.post({ type: "domain-frozen", attempt });
+    const isWanted = (): boolean => this.#freezeAttempt === attempt;
+    this.#later(async () => {
+      await this.#parts.beforeFreeze();
+      const memory = this.#memory;
+      if (!isWanted() || memory === undefined) return undefined;
+      // A guest that waits for an answer would be frozen only when it has it.
+      this.#parts.attachment.throttleWrites?.(1);
+      const { clock } = this.#parts;
+      const askedAtMs = clock.nowMs();
+      this.#isFreezeAsked = true;
+      await memory.source.freeze();
+      this.meter.frozen(memory.source.stoppedForMs?.() ?? clock.nowMs() - askedAtMs);
+      return { type: "domain-frozen", attempt };
+    }, isWanted);
+  }
+
+  async #thaw(): Promise<void> {
+    this.#freezeAttempt = -1;
+    this.meter.thawed();
+    if (this.#isFreezeAsked) await this.#memory?.source.thaw();
+    this.#isFreezeAsked = false;
   }
 
   /** With every pass over memory, so that little is left to flush once the domain is frozen. */
@@ -424,6 +435,7 @@ export class SourceDriver {
     this.#memory = undefined;
     this.#memoryWanted = undefined;
     this.#freezeAttempt = -1;
+    this.#isFreezeAsked = false;
     memory?.relay.stop();
     await memory?.source.cancel();
     await this.#closeMemoryLink();

@@ -223,6 +223,24 @@ export function describeHypervisor(name: string, makeFixture: () => Promise<Hype
       expect(await fixture.faults(target)).toEqual([]);
     });
 
+    it("runs on when the thaw comes while the freeze is under way, and can be frozen and moved later", async () => {
+      await startWorking();
+      const { outgoing, incoming, pumped } = await begin();
+      const frozen = outgoing.freeze();
+      frozen.catch(() => {});
+      await outgoing.thaw();
+      await fixture.works(source);
+      expect((await source.status(id)).state).toBe("running");
+      await converged(outgoing);
+      await outgoing.freeze();
+      await incoming.loaded(await outgoing.ended());
+      await target.resume(id);
+      await finish({ outgoing, incoming, pumped });
+      await source.destroy(id);
+      await fixture.works(target);
+      expect(await fixture.faults(target)).toEqual([]);
+    });
+
     it("takes more of a stream that was whole already, when its source was thawed after that", async () => {
       await startWorking();
       const { outgoing, incoming, pumped } = await begin();

@@ -11,6 +11,7 @@ import type { DomainFolder } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
 import type { DomainSpec, VbdAttachment } from "../hypervisor.ts";
 import type { Nic, QemuConfig, QemuHostOptions } from "./config.ts";
+import { placeholderNode } from "./vbd-switch.ts";
 
 const MEMORY_BYTES_MIN = 16 << 20;
 const MIB = 1 << 20;
@@ -76,7 +77,7 @@ function bootArguments({ kernel, initrd, append }: QemuConfig, host: QemuHostOpt
 
 function vbdArguments(vbd: VbdAttachment, { index, mode }: { index: number; mode: LaunchMode }): string[] {
   const node = vbdNode(index);
-  const child = childNode(node);
+  const child = mode === "boot" ? childNode(node) : placeholderNode(index);
   const lower = mode === "boot" ? exportOptions(child, vbd) : placeholderOptions(child, vbd);
   const device = [
     ...["virtio-blk-pci", `id=${node}-device`, `drive=${node}`, `serial=${vbd.name.slice(0, 20)}`],

@@ -101,7 +101,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     }
     const patience = setTimeout(() => void this.#allowAnyTail().catch(() => {}), FREEZE_PATIENCE_MS);
     const status = await migration.until("pre-switchover").finally(() => clearTimeout(patience));
-    if (status !== "pre-switchover") throw gone(`its migration is ${status} before the guest was stopped`);
+    if (status !== "pre-switchover" || this.#state !== "freezing")
+      throw gone(`its migration is ${status} before the guest was stopped`);
     this.#state = "frozen";
   }
 
@@ -120,7 +121,10 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   }
 
   async thaw(): Promise<void> {
-    if (this.#state !== "frozen") throw badState("thaw", this.#state);
+    if (this.#state !== "frozen" && this.#state !== "freezing") throw badState("thaw", this.#state);
+    // QEMU may be about to stop the guest: there is no taking that back but by beginning again.
+    if (this.#state === "freezing") this.#state = "frozen";
+    await this.#restarting.catch(() => undefined);
     await this.#beginAgain();
   }
 

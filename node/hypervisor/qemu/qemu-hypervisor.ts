@@ -16,7 +16,7 @@ import { QemuIncomingMemory, type Receiver } from "./incoming-memory.ts";
 import { endEarlier, QemuOutgoingMemory } from "./outgoing-memory.ts";
 import { launchQemu, logTail } from "./qemu-process.ts";
 import { stateOf } from "./run-state.ts";
-import { leavePlaceholders } from "./vbd-switch.ts";
+import { dropPlaceholders, hasPlaceholders, leavePlaceholders } from "./vbd-switch.ts";
 
 type Log = {
   debug(message: string, fields?: Record<string, unknown>): void;
@@ -57,6 +57,8 @@ export class QemuHypervisor implements Hypervisor {
   readonly #qmp: QmpConnections;
   readonly #log: Log | undefined;
   readonly #leases = new Map<string, Promise<QmpLease>>();
+  /** Received by this process, and not resumed yet. */
+  readonly #incoming = new Map<string, DomainSpec>();
 
   constructor({ runDir, host, qmp, log }: QemuHypervisorOptions) {
     this.#runDir = runDir;
@@ -94,12 +96,27 @@ export class QemuHypervisor implements Hypervisor {
     const { state } = stateOf({ status });
     if (state === "running") return;
     if (state !== "suspended") throw badState("resume", state);
-    const file = await this.#folder(id).domain();
-    const wasReceived = file?.mode === "incoming" && (await leavePlaceholders(client, file.spec.vbds));
+    const received = await this.#received(id, client);
+    if (received !== undefined) return this.#resumeReceived(client, received);
     // Stopped by a migration that nobody finishes any more: QEMU lets it go on by itself.
     if (status === "finish-migrate") await endEarlier(client);
     if (!(await client.execute("query-status")).running) await client.execute("cont");
-    if (wasReceived) await client.execute("announce-self", ANNOUNCEMENT);
+  }
+
+  /** What a domain is that came by a migration and has not run here yet. */
+  async #received(id: string, client: QmpClient): Promise<DomainSpec | undefined> {
+    const known = this.#incoming.get(id);
+    if (known !== undefined) return known;
+    const file = await this.#folder(id).domain();
+    return file?.mode === "incoming" && (await hasPlaceholders(client)) ? file.spec : undefined;
+  }
+
+  async #resumeReceived(client: QmpClient, { id, vbds }: DomainSpec): Promise<void> {
+    await leavePlaceholders(client, vbds);
+    await client.execute("cont");
+    this.#incoming.delete(id);
+    await client.execute("announce-self", ANNOUNCEMENT);
+    await dropPlaceholders(client, vbds);
   }
 
   async shutdown(id: string): Promise<void> {
@@ -150,6 +167,7 @@ export class QemuHypervisor implements Hypervisor {
         await discard();
         const { pid, client } = await this.#launch(spec, "incoming");
         ours = pid;
+        this.#incoming.set(spec.id, spec);
         return this.#receive(folder, client);
       },
       discard,
@@ -278,6 +296,7 @@ export class QemuHypervisor implements Hypervisor {
   async #kill(folder: DomainFolder, id: string): Promise<void> {
     const lease = this.#leases.get(id);
     this.#leases.delete(id);
+    this.#incoming.delete(id);
     const file = await folder.process();
     if (file && isAlive(file)) {
       try {

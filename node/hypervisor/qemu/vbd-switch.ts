@@ -1,26 +1,33 @@
 /**
  * From the placeholders that a domain was received on to our exports: those are there only once this host owns
- * the domain. Part of the downtime, so all vbds go in one step.
+ * the domain. Part of the downtime, so all vbds go in one step and nothing is asked that is known.
  */
 
 import type { QmpClient } from "../../qmp/qmp-client.ts";
-import { childNode, exportOptions, isChildNode, upperOptions, vbdNode } from "../../qmp/vbd-nodes.ts";
+import { childNode, exportOptions, upperOptions, vbdNode } from "../../qmp/vbd-nodes.ts";
 import type { VbdAttachment } from "../hypervisor.ts";
 
-/** Whether there were any. The domain must be stopped. */
-export async function leavePlaceholders(client: QmpClient, vbds: readonly VbdAttachment[]): Promise<boolean> {
+/** A child of the vbd's node by its name, and by its number none that is made at random. */
+export function placeholderNode(index: number): string {
+  return `${vbdNode(index)}-0000000000`;
+}
+
+/** Whether the domain, received by an earlier process of ours perhaps, is on placeholders still. */
+export async function hasPlaceholders(client: QmpClient): Promise<boolean> {
   const nodes = await client.execute("query-named-block-nodes", { flat: true });
-  const placeholders = nodes.flatMap(({ drv, "node-name": name = "" }) => {
-    return drv === "null-co" && vbds.some((_, index) => isChildNode(name, vbdNode(index))) ? [name] : [];
-  });
-  if (placeholders.length === 0) return false;
+  return nodes.some((node) => node["node-name"] === placeholderNode(0));
+}
+
+/** The domain must be stopped, and be on placeholders. */
+export async function leavePlaceholders(client: QmpClient, vbds: readonly VbdAttachment[]): Promise<void> {
   const pairs = vbds.map((vbd, index) => ({ vbd, node: vbdNode(index), child: childNode(vbdNode(index)) }));
   await Promise.all(pairs.map(({ vbd, child }) => client.execute("blockdev-add", exportOptions(child, vbd))));
   const options = pairs.map(({ node, child }) => upperOptions(node, child));
-  await client.execute("blockdev-reopen", { options });
-  // Not waited for: they are of no use, and do no harm.
-  for (const name of placeholders) {
-    void client.execute("blockdev-del", { "node-name": name }).catch(() => undefined);
-  }
-  return true;
+  if (options.length > 0) await client.execute("blockdev-reopen", { options });
+}
+
+/** They are of no use any more, and do no harm. */
+export async function dropPlaceholders(client: QmpClient, vbds: readonly VbdAttachment[]): Promise<void> {
+  const names = vbds.map((_, index) => placeholderNode(index));
+  await Promise.allSettled(names.map((name) => client.execute("blockdev-del", { "node-name": name })));
 }
