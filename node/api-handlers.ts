@@ -210,7 +210,8 @@ async function rowOf(
     generation: isPlaced ? placement.generation : record.generation,
     memoryBytes: record.memoryBytes,
     vbds: record.vbds,
-    replicas: await replicasOf(parts, record),
+    // Only the domain's host knows how far each is behind.
+    replicas: isPlaced ? placedReplicas(parts, placement) : await replicasOf(parts, record),
     ...(seen?.outgoing === undefined ? {} : { migration: seen.outgoing }),
     ...(view === undefined ? {} : conflictOf(parts, view)),
     seenBy: isPlaced ? placement.hostName : hostName,

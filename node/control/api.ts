@@ -263,6 +263,7 @@ export type RecoverReport = {
 /** A chain of custody, oldest first, and what checking it found. */
 export type CustodyChain = {
   certificates: readonly {
+    domain: string;
     kind: string;
     generation: Generation;
     from: string;

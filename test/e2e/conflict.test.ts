@@ -81,6 +81,13 @@ test("every host shows and checks the same chain of custody, and so does nobody'
       whole.certificates.map(({ digest }) => digest),
     );
   }
+  // How far each replica is behind is the domain's host's to say, and anybody passes it on.
+  const listed = await until(
+    async () => (await sojournJson<DomainRow[]>(alpha, "list"))[0]!,
+    ({ replicas }) => replicas.length === 2 && replicas.every(({ dirtyBlocks }) => dirtyBlocks !== undefined),
+  );
+  expect(listed).toMatchObject({ hostName: "gamma", seenBy: "gamma" });
+  expect(listed.replicas.every(({ ageSeconds }) => ageSeconds !== undefined)).toBe(true);
   const stays = await sojournJson<HistoryRow[]>(alpha, "history", "web");
   expect(stays.map(({ generation, hostName }) => `${generation} ${hostName}`)).toEqual([
     "1 alpha",

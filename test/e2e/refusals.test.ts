@@ -201,6 +201,9 @@ describe.skipIf(!canMount)("the destination is full", () => {
     leave(FILL_BYTES / 2);
     const error = await refusedBy("DESTINATION_FULL", ["migrate", "big", "beta"]);
     expect(error.message).toMatch(/needs \d+ bytes and has \d+ free/);
+    const [row] = await alpha.call("plan", { domain: "big" });
+    expect(row).toMatchObject({ hostName: "beta", reachable: true, vbds: [] });
+    expect(row!.refusal).toMatch(/needs \d+ bytes and has \d+ free/);
     await expectUnharmed(alpha, "big");
   });
 
