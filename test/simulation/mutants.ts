@@ -249,6 +249,7 @@ const destination: readonly Mutant[] = [
     file: "protocol/destination-postcopy.ts",
     find: `      return [state, [{ type: "forget" }, send({ type: "aborted", migration })]];`,
     replace: `      return [state, [send({ type: "aborted", migration }), { type: "forget" }]];`,
+    survives: "rarer than so many seeds: a death between an answer and a note; destination.test.ts says it",
   },
 ];
 
