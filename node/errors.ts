@@ -195,6 +195,18 @@ const REFUSALS = {
       `${vbd} was created with ${sizeBytes} bytes and has ${foundBytes} now: what its tracking knows does not fit it`,
     ({ vbd, sizeBytes }) => `give ${vbd} its ${sizeBytes} bytes again, or create the domain anew on it`,
   ),
+  VBD_FORMAT: entry<{ path: string; found: string; why?: string }>(
+    1,
+    "A file is not the bytes that a guest would see, but an image in a format of its own.",
+    ({ path, found, why }) => {
+      const reason = why === undefined ? "" : `, which cannot be flattened: ${why}`;
+      return `${path} is ${found}${reason}; a vbd is the bytes that its guest sees`;
+    },
+    ({ path, why }) =>
+      why === undefined
+        ? `\`sojourn create NAME --memory SIZE --image ${path} --flatten\` copies what its guest sees to a new vbd, without snapshots and on its own`
+        : "make a raw image of it with `qemu-img convert -O raw`",
+  ),
   VBD_BUSY: entry<{ vbd: string; holder: string }>(
     1,
     "Something else uses the vbd.",

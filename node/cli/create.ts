@@ -12,6 +12,7 @@ type CreateCliOptions = ApiOptions & {
   memory: number;
   vbd?: VbdRequest[];
   image?: string;
+  flatten?: boolean;
   workload?: string;
   seed?: number;
   fill?: number;
@@ -32,6 +33,7 @@ export function addCreate(program: Command): void {
       collect(vbdRequest),
     )
     .option("--image <file>", "the first vbd starts as a copy of this file")
+    .option("--flatten", "the image may be qcow2: what its guest sees is copied, without its snapshots")
     .option("--workload <name>", "wasm: what the guest does")
     .option("--seed <n>", "wasm: seed of the workload", integer({ min: 1 }))
     .option("--fill <size>", "wasm: how much the guest writes to its vbds first", size)
@@ -60,17 +62,21 @@ function createParams(name: string, options: CreateCliOptions): Api["create"]["p
     name,
     hypervisor: options.hypervisor,
     memoryBytes: options.memory,
-    vbds: withImage(options.vbd ?? [], options.image),
+    vbds: withImage(options.vbd ?? [], options),
     config: adapterConfig(options),
   };
 }
 
-function withImage(vbds: readonly VbdRequest[], image: string | undefined): readonly VbdRequest[] {
+function withImage(
+  vbds: readonly VbdRequest[],
+  { image, flatten = false }: Pick<CreateCliOptions, "image" | "flatten">,
+): readonly VbdRequest[] {
+  if (image === undefined && flatten) throw new UsageError("--flatten says how to copy an --image");
   if (image === undefined) return vbds;
   const [first = { name: "root" }, ...others] = vbds;
   if (first.path !== undefined)
     throw new UsageError("--image fills a new first vbd, and the first --vbd is a file");
-  return [{ ...first, image: resolve(image) }, ...others];
+  return [{ ...first, image: resolve(image), ...(flatten ? { flatten } : {}) }, ...others];
 }
 
 /** The adapter reads its own JSON; the wasm adapter's settings have options of their own here. */

@@ -72,9 +72,16 @@ export type WatchEvent =
 
 /**
  * `sizeBytes` alone: a new, empty vbd. `path`: this file or device becomes the vbd, in place. `image`: a new
- * vbd that starts as a copy of this file, at least `sizeBytes` large.
+ * vbd that starts as a copy of this file, at least `sizeBytes` large. `flatten`: a qcow2 image is not refused, what
+ * its guest sees is copied.
  */
-export type VbdRequest = { name: string; sizeBytes?: number; path?: string; image?: string };
+export type VbdRequest = {
+  name: string;
+  sizeBytes?: number;
+  path?: string;
+  image?: string;
+  flatten?: boolean;
+};
 
 export type CreateParams = {
   name: string;

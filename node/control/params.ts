@@ -29,7 +29,9 @@ const vbd = z
     sizeBytes: sizeBytes.exactOptional(),
     path: path.exactOptional(),
     image: path.exactOptional(),
+    flatten: z.boolean().exactOptional(),
   })
+  .refine((value) => value.flatten !== true || value.image !== undefined, "only an image can be flattened")
   .refine(
     (value) => value.sizeBytes !== undefined || value.path !== undefined || value.image !== undefined,
     "needs sizeBytes, path or image",

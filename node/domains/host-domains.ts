@@ -7,7 +7,7 @@
  */
 
 import { randomBytes, randomUUID } from "node:crypto";
-import { copyFileSync, existsSync, rmSync, statSync } from "node:fs";
+import { existsSync, rmSync, statSync } from "node:fs";
 import { isAbsolute } from "node:path";
 import type { DomainDescription } from "../../protocol/messages.ts";
 import { blockCountOf } from "../../protocol/units.ts";
@@ -29,6 +29,7 @@ import type { Log } from "../log.ts";
 import { isVbdName } from "./copies.ts";
 import { generationContexts } from "./generation-contexts.ts";
 import { currentBootId, type HostPaths, makeDomainFolder } from "./host-paths.ts";
+import { copyImage, refuseQcow2 } from "./vbd-image.ts";
 
 export type HostDomainsParts = {
   self: string;
@@ -169,7 +170,7 @@ export class HostDomains {
 
   async #createVbd(
     domain: string,
-    { name, sizeBytes, path, image }: CreateParams["vbds"][number],
+    { name, sizeBytes, path, image, flatten = false }: CreateParams["vbds"][number],
     created: string[],
   ): Promise<VbdRecord> {
     const exportToken = randomBytes(16).toString("hex");
@@ -184,13 +185,14 @@ export class HostDomains {
       if (holder !== undefined) {
         throw new NodeError("VBD_BUSY", { vbd: path, holder: `process ${holder.pid} (${holder.command})` });
       }
+      refuseQcow2(path);
       return { domain, name, path, sizeBytes: sizeOfPath(path), exportToken };
     }
     const file = this.#parts.paths.vbdFile(domain, name);
     if (image !== undefined) {
       if (!existsSync(image)) throw new NodeError("USAGE", { reason: `there is no ${image}` });
       created.push(file);
-      copyFileSync(image, file);
+      await copyImage(image, file, { flatten });
       return { domain, name, path: file, sizeBytes: statSync(file).size, exportToken };
     }
     if (sizeBytes === undefined || sizeBytes === 0) {

@@ -41,6 +41,7 @@ const EXAMPLES: { [Code in NodeErrorCode]: NodeErrorFacts<Code> } = {
   MIGRATION_UNDECIDED: { domain: "web", host: "bravo", reason: "the link is down" },
   DESTINATION_FULL: { host: "bravo", neededBytes: 4097, freeBytes: 1023 },
   VBD_SIZE_MISMATCH: { vbd: "root", sizeBytes: 4097, foundBytes: 1023 },
+  VBD_FORMAT: { path: "/srv/web.qcow2", found: "a qcow2 image of 10GiB, on top of base.qcow2" },
   VBD_RESIZED: { vbd: "disk0", sizeBytes: 4096, foundBytes: 8192 },
   VBD_BUSY: { vbd: "root", holder: "qemu-nbd 77" },
   REPLICA_MODIFIED: { domain: "web", host: "bravo", reason: "a newer mtime" },

@@ -200,6 +200,13 @@ describe("create", () => {
     });
   });
 
+  test("asks for a flat copy of an image only where there is one", async () => {
+    const params = await created(["web", "--memory", "64MiB", "--image", "/srv/web.qcow2", "--flatten"]);
+    expect(params.vbds).toEqual([{ name: "root", image: "/srv/web.qcow2", flatten: true }]);
+    const outcome = await runSojourn(["create", "web", "--memory", "64MiB", "--flatten"]);
+    expect(outcome).toMatchObject({ code: 2, stderr: expect.stringContaining("--image") });
+  });
+
   test("passes another adapter's settings on as they are", async () => {
     const params = await created([
       "vm",
