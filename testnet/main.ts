@@ -3,16 +3,27 @@
 import { runClusterScenario } from "./cluster-scenario.ts";
 import { runPartitionScenario } from "./partition-scenario.ts";
 
-const SCENARIOS: Record<string, (args: readonly string[]) => Promise<void>> = {
-  cluster: runClusterScenario,
-  partition: runPartitionScenario,
+type Scenario = { options: string; run(args: readonly string[]): Promise<void> };
+
+const SCENARIOS: Record<string, Scenario> = {
+  cluster: {
+    options: "[--hosts 20] [--slack 1] [--rest 15] [--changes 40] [--json]",
+    run: runClusterScenario,
+  },
+  partition: {
+    options: "[--hosts 20] [--seconds 120] [--shape halves|three-way|one-way] [--json]",
+    run: runPartitionScenario,
+  },
 };
 
 const [name = "", ...args] = process.argv.slice(2);
 const scenario = Object.hasOwn(SCENARIOS, name) ? SCENARIOS[name] : undefined;
-if (scenario === undefined) {
-  process.stderr.write(`usage: npm run testnet -- ${Object.keys(SCENARIOS).join("|")} [options]\n`);
+const usage = Object.entries(SCENARIOS)
+  .map(([each, { options }]) => `usage: npm run testnet -- ${each} ${options}\n`)
+  .join("");
+if (process.argv.includes("--help")) process.stdout.write(usage);
+else if (scenario !== undefined) await scenario.run(args);
+else {
+  process.stderr.write(usage);
   process.exitCode = 2;
-} else {
-  await scenario(args);
 }
