@@ -44,6 +44,8 @@ export class OutgoingMigration {
   #frozen = false;
   #cancelled = false;
   #work: Promise<void> = Promise.resolve();
+  /** The end of the pass under way, and then the tail. */
+  #finishing: Promise<void> = Promise.resolve();
   #unpause: (() => void) | undefined;
 
   constructor(options: OutgoingOptions) {
@@ -65,24 +67,29 @@ export class OutgoingMigration {
   }
 
   /** The guest stands still: ends the pass under way, sends the tail and the end mark. */
-  async finish(): Promise<void> {
+  finish(): Promise<void> {
     this.#frozen = true;
     this.#unpause?.();
-    await this.#work;
-    if (this.#cancelled) return;
-    this.#work = this.#tail();
-    await this.#work;
+    this.#finishing = this.#finish();
+    return this.#finishing;
   }
 
   /** After `finish`: resolves when the tail is out, and `run` may be called again. */
   async thaw(): Promise<void> {
-    await this.#work;
+    await this.#finishing;
     this.#frozen = false;
   }
 
   cancel(): void {
     this.#cancelled = true;
     this.#unpause?.();
+  }
+
+  async #finish(): Promise<void> {
+    await this.#work;
+    if (this.#cancelled) return;
+    this.#work = this.#tail();
+    await this.#work;
   }
 
   async #passes(): Promise<void> {
