@@ -137,7 +137,9 @@ export class HostDomains {
     const vbds: VbdRecord[] = [];
     const created: string[] = [];
     try {
-      for (const request of params.vbds) vbds.push(await this.#createVbd(id, request, created));
+      const mayBeOpen = hypervisor.adopts?.(params.config) ?? false;
+      for (const request of params.vbds)
+        vbds.push(await this.#createVbd(id, request, { created, mayBeOpen }));
       const record: DomainRecord = {
         id,
         name: params.name,
@@ -171,7 +173,7 @@ export class HostDomains {
   async #createVbd(
     domain: string,
     { name, sizeBytes, path, image, flatten = false }: CreateParams["vbds"][number],
-    created: string[],
+    { created, mayBeOpen }: { created: string[]; mayBeOpen: boolean },
   ): Promise<VbdRecord> {
     const exportToken = randomBytes(16).toString("hex");
     if (!isVbdName(name)) {
@@ -182,7 +184,7 @@ export class HostDomains {
       if (!isAbsolute(path)) throw new NodeError("USAGE", { reason: `${path} has to be an absolute path` });
       if (!existsSync(path)) throw new NodeError("USAGE", { reason: `there is no ${path}` });
       const holder = (await findOpenElsewhere(path))[0];
-      if (holder !== undefined) {
+      if (holder !== undefined && !mayBeOpen) {
         throw new NodeError("VBD_BUSY", { vbd: path, holder: `process ${holder.pid} (${holder.command})` });
       }
       refuseQcow2(path);
@@ -386,6 +388,7 @@ export class HostDomains {
       vbds: vbds.map((vbd) => ({
         name: vbd.name,
         sizeBytes: vbd.sizeBytes,
+        path: vbd.path,
         socketPath: this.#parts.paths.nbdSocket,
         exportName: exportNameOf(vbd, guestGeneration ?? generation),
       })),

@@ -7,7 +7,14 @@
  */
 
 /** Where a domain's vbd is to be found by the hypervisor: our NBD export, on a unix socket. */
-export type VbdAttachment = { name: string; sizeBytes: number; socketPath: string; exportName: string };
+export type VbdAttachment = {
+  name: string;
+  sizeBytes: number;
+  socketPath: string;
+  exportName: string;
+  /** Of the bytes on this host: for whoever adopts a domain that has them open itself. */
+  path?: string;
+};
 
 export type DomainSpec = {
   id: string;
@@ -65,8 +72,10 @@ export type VerifyResult = { ok: boolean; blocksChecked: number; pagesChecked: n
 
 export interface Hypervisor {
   readonly kind: string;
-  /** Starts a new domain from scratch (a boot), running. */
+  /** Starts a new domain from scratch (a boot), running; or takes over the one that its settings name. */
   start(spec: DomainSpec): Promise<void>;
+  /** Whether these settings name a domain that somebody else has started, with its vbds. */
+  adopts?(config: string): boolean;
   status(id: string): Promise<DomainStatus>;
   suspend(id: string): Promise<void>;
   resume(id: string): Promise<void>;

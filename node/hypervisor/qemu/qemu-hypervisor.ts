@@ -4,12 +4,14 @@
  */
 
 import { randomBytes } from "node:crypto";
+import { symlink } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import type { QmpClient, QmpEvent } from "../../qmp/qmp-client.ts";
 import type { QmpConnections, QmpLease } from "../../qmp/qmp-connections.ts";
 import { DomainFolder, isAlive } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
 import type { DomainSpec, DomainStatus, Hypervisor, IncomingMemory, OutgoingMemory } from "../hypervisor.ts";
+import { checkAdoptable } from "./adoption.ts";
 import { type LaunchMode, qemuArguments } from "./command-line.ts";
 import { parseQemuConfig, type QemuHostOptions } from "./config.ts";
 import { QemuIncomingMemory, type Receiver } from "./incoming-memory.ts";
@@ -68,7 +70,13 @@ export class QemuHypervisor implements Hypervisor {
   }
 
   async start(spec: DomainSpec): Promise<void> {
-    await this.#launch(spec, "boot");
+    const { qmp } = parseQemuConfig(spec.config);
+    if (qmp === undefined) await this.#launch(spec, "boot");
+    else await this.#adopt(spec, qmp);
+  }
+
+  adopts(config: string): boolean {
+    return parseQemuConfig(config).qmp !== undefined;
   }
 
   async status(id: string): Promise<DomainStatus> {
@@ -225,6 +233,30 @@ export class QemuHypervisor implements Hypervisor {
     return { pid, client: lease.client };
   }
 
+  /** A QEMU of somebody else's: from now on it is found through the domain's folder like one of ours. */
+  async #adopt(spec: DomainSpec, qmpPath: string): Promise<void> {
+    const folder = this.#folder(spec.id);
+    if ((await this.#connect(folder, spec.id)) !== undefined) {
+      throw new HypervisorError({ code: "HYPERVISOR_DOMAIN_EXISTS", domain: spec.id });
+    }
+    await folder.create(spec.id, { mode: "boot", spec });
+    try {
+      await symlink(qmpPath, folder.controlPath);
+      const lease = await this.#qmp.acquire(folder.controlPath);
+      await checkAdoptable(lease.client, spec).catch((error: unknown) => {
+        lease.release();
+        throw error;
+      });
+      this.#leases.set(spec.id, Promise.resolve(lease));
+      this.#watch(spec.id, lease);
+    } catch (error) {
+      // Nobody shall find, and end, a QEMU here that is not ours.
+      await folder.remove();
+      throw error;
+    }
+    this.#log?.info("QEMU adopted", { domain: spec.id, qmpPath });
+  }
+
   async #receive(folder: DomainFolder, client: QmpClient): Promise<Receiver> {
     await client.execute("migrate-set-capabilities", {
       capabilities: [{ capability: "events", state: true }],
@@ -278,7 +310,12 @@ export class QemuHypervisor implements Hypervisor {
     const exit = await folder.exit();
     if (exit) return { state: exit.state, ...(exit.detail !== undefined && { detail: exit.detail }) };
     const file = await folder.process();
-    if (!file) return { state: "shutoff" };
+    if (!file) {
+      const isAdopted = (await folder.domain()) !== undefined;
+      return isAdopted
+        ? { state: "crashed", detail: "its QEMU, which we did not start, ended" }
+        : { state: "shutoff" };
+    }
     const what = isAlive(file) ? "does not answer" : "ended";
     const words = await logTail(folder);
     return {
@@ -298,6 +335,8 @@ export class QemuHypervisor implements Hypervisor {
     this.#leases.delete(id);
     this.#incoming.delete(id);
     const file = await folder.process();
+    if (file === undefined) await quitAdopted(await this.#connect(folder, id));
+    this.#leases.delete(id);
     if (file && isAlive(file)) {
       try {
         process.kill(file.pid, "SIGKILL");
@@ -320,6 +359,15 @@ export class QemuHypervisor implements Hypervisor {
   #folder(id: string): DomainFolder {
     return new DomainFolder({ runDir: this.#runDir, id });
   }
+}
+
+/** Of a QEMU that we did not start we know no process: it ends itself. */
+async function quitAdopted(client: QmpClient | undefined): Promise<void> {
+  if (client === undefined) return;
+  const { promise, resolve } = Promise.withResolvers<void>();
+  client.onLoss(() => resolve());
+  await client.execute("quit").catch(() => undefined);
+  await promise;
 }
 
 function connected(path: string): Promise<Socket> {

@@ -1,6 +1,12 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import type { QemuHostOptions } from "../../../../node/hypervisor/qemu/config.ts";
+import { DomainFolder } from "../../../../node/hypervisor/domain-folder.ts";
+import type { DomainSpec } from "../../../../node/hypervisor/hypervisor.ts";
+import { qemuArguments } from "../../../../node/hypervisor/qemu/command-line.ts";
+import { parseQemuConfig, type QemuHostOptions } from "../../../../node/hypervisor/qemu/config.ts";
 import { QemuHypervisor } from "../../../../node/hypervisor/qemu/qemu-hypervisor.ts";
 import { QmpConnections } from "../../../../node/qmp/qmp-connections.ts";
 import { describeHypervisor } from "../../../contract/hypervisor.contract.ts";
@@ -19,6 +25,10 @@ const canRun = QEMU_EXECUTABLE !== undefined && HAS_ASSEMBLER;
 
 function hostOptions(vbds: NbdVbds, executable = QEMU_EXECUTABLE ?? ""): QemuHostOptions {
   return { executable, acceleration: "tcg", kernelFolder: vbds.dir, extraArguments: false };
+}
+
+function theirFolder({ dir }: NbdVbds): DomainFolder {
+  return new DomainFolder({ runDir: dir, id: "theirs" });
 }
 
 async function serveBootable(): Promise<NbdVbds> {
@@ -80,15 +90,13 @@ describe.skipIf(!canRun)("with QEMU 9 or newer and an assembler", () => {
       await vbds.close();
     });
 
-    function start(config: Record<string, unknown>): Promise<void> {
+    function specOf(config: Record<string, unknown>): DomainSpec {
       const memoryBytes = SECTOR_GUEST_MEMORY_BYTES;
-      return hypervisor.start({
-        id: ID,
-        name: "guest",
-        memoryBytes,
-        config: JSON.stringify(config),
-        vbds: vbds.vbds,
-      });
+      return { id: ID, name: "guest", memoryBytes, config: JSON.stringify(config), vbds: vbds.vbds };
+    }
+
+    function start(config: Record<string, unknown>): Promise<void> {
+      return hypervisor.start(specOf(config));
     }
 
     it("goes on where it was when the exports it lives on come back", async () => {
@@ -97,6 +105,49 @@ describe.skipIf(!canRun)("with QEMU 9 or newer and an assembler", () => {
       await vbds.restart();
       await vbds.stores[0]!.further(20);
       expect(await hypervisor.status(ID)).toEqual({ state: "running" });
+    });
+
+    it("that somebody else started is taken over, and moved to a QEMU of ours", async () => {
+      const theirs = theirFolder(vbds);
+      await mkdir(theirs.path);
+      const args = qemuArguments(specOf({}), parseQemuConfig("{}"), {
+        folder: theirs,
+        host: hostOptions(vbds),
+        mode: "boot",
+      });
+      const child = spawn(QEMU_EXECUTABLE ?? "", args, { stdio: "ignore" });
+      const exited = once(child, "exit");
+      await vbds.stores[0]!.further(20);
+      const spec = specOf({ qmp: theirs.controlPath });
+      expect(hypervisor.adopts(spec.config)).toBe(true);
+      await hypervisor.start(spec);
+      expect(await hypervisor.status(ID)).toEqual({ state: "running" });
+      const target = new QemuHypervisor({
+        runDir: join(vbds.dir, "b"),
+        host: hostOptions(vbds),
+        qmp: new QmpConnections(),
+      });
+      const incoming = await target.migrateIn(spec);
+      const outgoing = await hypervisor.migrateOut(ID);
+      const pumped = (async () => {
+        for await (const chunk of outgoing.stream) await incoming.write(chunk);
+      })();
+      await outgoing.freeze();
+      await incoming.loaded(await outgoing.ended());
+      await target.resume(ID);
+      await outgoing.cancel();
+      await pumped;
+      await hypervisor.destroy(ID);
+      await exited;
+      await vbds.stores[0]!.further(20);
+      expect(await target.status(ID)).toEqual({ state: "running" });
+      await target.destroy(ID);
+    });
+
+    it("is not taken over from a socket where no QEMU answers", async () => {
+      const config = { qmp: join(vbds.dir, "nobody") };
+      await expect(start(config)).rejects.toMatchObject({ code: "QMP_UNREACHABLE" });
+      expect(await hypervisor.status(ID)).toEqual({ state: "shutoff" });
     });
 
     it("is refused where it brings arguments and the host does not allow them", async () => {
