@@ -18,7 +18,7 @@ import { QemuIncomingMemory, type Receiver } from "./incoming-memory.ts";
 import { endEarlier, QemuOutgoingMemory } from "./outgoing-memory.ts";
 import { launchQemu, logTail } from "./qemu-process.ts";
 import { stateOf } from "./run-state.ts";
-import { dropPlaceholders, hasPlaceholders, leavePlaceholders } from "./vbd-switch.ts";
+import { hasPlaceholders, leavePlaceholders } from "./vbd-switch.ts";
 
 type Log = {
   debug(message: string, fields?: Record<string, unknown>): void;
@@ -124,7 +124,6 @@ export class QemuHypervisor implements Hypervisor {
     await client.execute("cont");
     this.#incoming.delete(id);
     await client.execute("announce-self", ANNOUNCEMENT);
-    await dropPlaceholders(client, vbds);
   }
 
   async shutdown(id: string): Promise<void> {

@@ -15,19 +15,18 @@ export function placeholderNode(index: number): string {
 /** Whether the domain, received by an earlier process of ours perhaps, is on placeholders still. */
 export async function hasPlaceholders(client: QmpClient): Promise<boolean> {
   const nodes = await client.execute("query-named-block-nodes", { flat: true });
-  return nodes.some((node) => node["node-name"] === placeholderNode(0));
+  // A raw node's file is its child's; a child that has none is described.
+  return nodes.some((node) => node["node-name"] === vbdNode(0) && node.file.includes('"null-co"'));
 }
 
-/** The domain must be stopped, and be on placeholders. */
+/**
+ * The domain must be stopped, and be on placeholders. Those stay, without a use, until the vbds leave our
+ * exports: QEMU deletes a node only when no request is in flight, and stands still meanwhile. While blocks are missing
+ * a read waits for the source, and the source's answer may wait for the end of the resume.
+ */
 export async function leavePlaceholders(client: QmpClient, vbds: readonly VbdAttachment[]): Promise<void> {
   const pairs = vbds.map((vbd, index) => ({ vbd, node: vbdNode(index), child: childNode(vbdNode(index)) }));
   await Promise.all(pairs.map(({ vbd, child }) => client.execute("blockdev-add", exportOptions(child, vbd))));
   const options = pairs.map(({ node, child }) => upperOptions(node, child));
   if (options.length > 0) await client.execute("blockdev-reopen", { options });
-}
-
-/** They are of no use any more, and do no harm. */
-export async function dropPlaceholders(client: QmpClient, vbds: readonly VbdAttachment[]): Promise<void> {
-  const names = vbds.map((_, index) => placeholderNode(index));
-  await Promise.allSettled(names.map((name) => client.execute("blockdev-del", { "node-name": name })));
 }
