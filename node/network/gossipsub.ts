@@ -279,6 +279,8 @@ function settings(topics: readonly string[]): Partial<GossipsubOpts> {
     emitSelf: false,
     doPX: false,
     tagMeshPeers: false,
+    // "Do not send me that" to every neighbour costs more than a small message that comes twice.
+    idontwantMinDataSize: 8 << 10,
     ...{ D: 6, Dlo: 4, Dhi: 12, Dlazy: 6 },
     allowedTopics: [...topics],
     // The signature stands for the message: of a copy it is checked no second time.
