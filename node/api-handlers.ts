@@ -298,7 +298,7 @@ async function showDomain(parts: HandlerParts, query: string): Promise<DomainDet
     config: record.config,
     createdAt: new Date(record.createdAt).toISOString(),
     ...(seen?.detail === undefined ? {} : { stateDetail: seen.detail }),
-    vbdFiles: vbds.map(({ name, path }) => ({ name, path, attachment: "nbd" })),
+    vbdFiles: vbds.map(({ name, path }) => ({ name, path, attachment: seen?.attachment ?? "closed" })),
     ...(seen?.guest === undefined ? {} : { guest: seen.guest }),
     ...(lastHop === undefined ? {} : { lastHop: JSON.parse(lastHop.figures) as HopReport }),
     advice:

@@ -38,6 +38,8 @@ export type ArrivedBlocks = { runs: readonly BlockRun[]; zeroes: readonly BlockR
 export interface Attachment extends Copies {
   /** The generation under which the domain may write. */
   readonly generation: Generation;
+  /** How the guest reaches its vbds at this moment, in words for people. */
+  readonly way: string;
   /**
    * All I/O of the domain goes through us from when this completes, where it did not: before `startRounds`, and
    * before the domain is ended, so that what it wrote is known whatever becomes of it. Throws VBD_RESIZED when a

@@ -10,6 +10,7 @@ import type { ArrivalCounts, Attachment, Copies, FencedWrites, WrittenBlocks } f
 
 export class FencedAttachment implements Attachment {
   readonly generation: Generation;
+  readonly way = "fenced";
   readonly #copies: Copies;
 
   constructor(copies: Copies, generation: Generation) {

@@ -68,6 +68,7 @@ type Stack = {
 
 export class NbdAttachment implements Attachment {
   readonly generation: Generation;
+  readonly way = "nbd";
   readonly #exports: ExportRegistry;
   readonly #stacks: readonly Stack[];
   readonly #throttle: WriteThrottle;

@@ -39,6 +39,8 @@ export type DomainLook = {
   outgoing?: MigrationSummary;
   incoming?: DestinationState["phase"];
   writtenBlocks?: number;
+  /** How the guest reaches its vbds; absent while it has none. */
+  attachment?: string;
 };
 
 export type DataServiceParts = CopiesParts & {
@@ -138,7 +140,10 @@ export class DataService {
       ...(incoming === undefined ? {} : { incoming }),
       ...(attachment === undefined
         ? {}
-        : { writtenBlocks: attachment.written().reduce((sum, bitmap) => sum + bitmap.population, 0) }),
+        : {
+            attachment: attachment.way,
+            writtenBlocks: attachment.written().reduce((sum, bitmap) => sum + bitmap.population, 0),
+          }),
     };
   }
 

@@ -123,6 +123,10 @@ export class QmpAttachment implements Attachment {
     return this.#mode.kind === "native";
   }
 
+  get way(): string {
+    return this.isNative ? "qmp, native" : "qmp, in a window";
+  }
+
   beginWindow(): Promise<void> {
     this.#isHeld = true;
     return this.#exclusive(() => this.#beginWindow());
