@@ -15,6 +15,7 @@ import {
   QEMU_EXECUTABLE,
   SECTOR_GUEST_MEMORY_BYTES,
   saidBy,
+  tellToReset,
 } from "../node/hypervisor/qemu/sector-guest.ts";
 
 const canRun = QEMU_EXECUTABLE !== undefined && HAS_ASSEMBLER;
@@ -116,6 +117,18 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
     await until("the crash is seen", async () => ((await stateOn(alpha)) === "crashed" ? true : undefined));
     await alpha.call("start", { domain: name });
     await works(alpha);
+  });
+
+  test("that resets its machine on the way boots, and arrives", async () => {
+    const faults = new FaultLog(alpha);
+    await alpha.call("arm-fault", { point: "source-memory-copy", action: "stall:1500" });
+    const attempt = alpha.call("migrate", { domain: name, to: "beta" });
+    await faults.fired("source-memory-copy");
+    await tellToReset(join(alpha.runDir, id, "serial"));
+    expect(await attempt).toMatchObject({ to: "beta" });
+    await works(beta);
+    const log = await readFile(alpha.logPath, "utf8");
+    expect(log).toMatch(/"event":"RESET"[^\n]*"guest":true/);
   });
 
   test("runs on at the source when the QEMU that receives it is killed", async () => {

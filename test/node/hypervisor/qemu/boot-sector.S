@@ -1,11 +1,15 @@
 # A guest in one sector, for tests that cannot wait for a Linux to boot. In rounds it reads 64 sectors and 64 pages,
 # each of which must carry the number of the round before, and writes them with the number of this one. Over the
-# serial port it says `.` after each round, `E` where something was not as written. It powers off when asked to.
+# serial port it says `B` when it boots, `.` after each round, `E` where something was not as written. It powers off
+# when asked to, and resets its machine when it is told `R`.
 
 	.set SECTORS, 64
 	.set BUFFER, 0x8000
 	.set PAGES, 0x2000		# segment
 	.set SERIAL, 0x3f8
+	.set SERIAL_STATUS, 0x3fd
+	.set KEYBOARD, 0x64
+	.set RESET, 0xfe
 	.set PM1_STATUS, 0x600		# of the q35's power management, as SeaBIOS sets it up
 	.set PM1_ENABLE, 0x602
 	.set PM1_CONTROL, 0x604
@@ -22,6 +26,8 @@ _start:	xorw %ax, %ax
 	movw $PM1_ENABLE, %dx
 	movw $POWER_BUTTON, %ax
 	outw %ax, %dx
+	movb $'B', %al
+	call say
 
 round:	incl number
 	movl $1, lba
@@ -29,7 +35,19 @@ sector:	movw $PM1_STATUS, %dx
 	inw %dx, %ax
 	testw $POWER_BUTTON, %ax
 	jnz off
+	movw $SERIAL_STATUS, %dx
+	inb %dx, %al
+	testb $1, %al
+	jz work
+	movw $SERIAL, %dx
+	inb %dx, %al
+	cmpb $'R', %al
+	jne work
+	movb $RESET, %al
+	outb %al, $KEYBOARD
+	hlt
 
+work:
 	movw lba, %ax
 	shlw $8, %ax
 	addw $PAGES, %ax

@@ -1,8 +1,10 @@
 /** The guest of boot-sector.S, and what the tests of the `qemu` hypervisor need beside it. */
 
 import { execFileSync, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -35,8 +37,19 @@ export async function bootSector(): Promise<Buffer> {
   }
 }
 
-/** What the guest has said so far: a dot for each round, an E for each fault. */
-export async function saidBy(consolePath: string): Promise<{ rounds: number; faults: number }> {
+/** What the guest has said so far: a B for each boot, a dot for each round, an E for each fault. */
+export async function saidBy(
+  consolePath: string,
+): Promise<{ boots: number; rounds: number; faults: number }> {
   const text = existsSync(consolePath) ? await readFile(consolePath, "latin1") : "";
-  return { rounds: text.split(".").length - 1, faults: text.split("E").length - 1 };
+  const count = (sign: string): number => text.split(sign).length - 1;
+  return { boots: count("B"), rounds: count("."), faults: count("E") };
+}
+
+/** Tells the guest to reset its machine. */
+export async function tellToReset(serialPath: string): Promise<void> {
+  const socket = connect(serialPath);
+  await once(socket, "connect");
+  socket.end("R");
+  await once(socket, "close");
 }
