@@ -4,7 +4,6 @@
  * in the metadata, so that a host that was restarted answers at once.
  */
 
-import { ProtocolError } from "../../protocol/errors.ts";
 import {
   contradiction,
   joinPlacement,
@@ -13,16 +12,13 @@ import {
   type SignedPlacement,
 } from "../../protocol/placement.ts";
 import {
-  decodePlacementMessage,
   encodePlacementMessage,
-  NEWS_SIZE_MAX,
   PLACEMENT_PROTOCOL,
-  PLACEMENT_TOPIC,
   type PlacementMessage,
   recordMessages,
   summaryOf,
 } from "../../protocol/placement-messages.ts";
-import { PlacementTable, PROVABLE, type Verdict } from "../../protocol/placement-table.ts";
+import { PlacementTable, type Verdict } from "../../protocol/placement-table.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import type { Clock } from "../clock.ts";
 import type { HostSigner, HostVerifier } from "../host-signer.ts";
@@ -30,9 +26,9 @@ import type { Log } from "../log.ts";
 import type { HostMembership } from "../membership/host-membership.ts";
 import type { Links } from "../membership/links.ts";
 import { PeerChannels } from "../membership/peer-channels.ts";
-import type { GossipMessage, GossipVerdict } from "../network/gossip.ts";
 import type { KeyedNetwork } from "../network/key-ring.ts";
 import { OffenceLog } from "../offence-log.ts";
+import { decodeFrom, PlacementNews } from "./news.ts";
 import { NewsBudget } from "./news-budget.ts";
 import { isSameWord, ownPlacement } from "./own-placement.ts";
 
@@ -60,8 +56,6 @@ export type HostPlacementsOptions = { exchangeEveryMs: number; openTimeoutMs: nu
 /** A domain as this host has heard of it. More than one claim is a conflict. */
 export type DomainView = { claim: Placement; others: readonly Placement[] };
 
-/** News of a few milliseconds travel together. */
-const GATHER_MS = 10;
 /** A small question has a large answer: one for each host in a second. */
 const ANSWER_EVERY_MS = 1_000;
 /** Somebody else's claim to a domain of ours: the handover may be on its way through our own journal. */
@@ -75,12 +69,10 @@ export class HostPlacements {
   readonly #channels: PeerChannels;
   readonly #offences: OffenceLog;
   readonly #budget = new NewsBudget();
+  readonly #news: PlacementNews;
   readonly #listeners = new Set<(domain: string) => void>();
   readonly #answeredAtMs = new Map<string, number>();
   readonly #disputes = new Map<string, NodeJS.Timeout>();
-  /** What is to be told, by domain: of two words about one the later is enough. */
-  #outbox = new Map<string, SignedPlacement>();
-  #gathering: NodeJS.Timeout | undefined;
   #exchange: NodeJS.Timeout | undefined;
   #lastSeq = 0;
   #writing: Promise<unknown> = Promise.resolve();
@@ -97,6 +89,10 @@ export class HostPlacements {
       verify: (host, octets, signature) => verify(host, octets, signature),
     });
     this.#offences = new OffenceLog(log, "placement");
+    this.#news = new PlacementNews({
+      ...{ gossip: network.gossip, membership, offences: this.#offences, budget: this.#budget },
+      judge: (author, bytes, by) => this.#judge(author, bytes, by),
+    });
     this.#channels = new PeerChannels(
       { network, links, log },
       {
@@ -117,7 +113,7 @@ export class HostPlacements {
   async serve(): Promise<void> {
     const { network, membership } = this.#parts;
     await this.#channels.serve();
-    network.gossip.listen(PLACEMENT_TOPIC, (message) => this.#overhear(message));
+    this.#news.serve();
     // The dialler asks: one comparison for each connection is enough.
     network.onConnection(({ peer, direction }) => {
       if (direction === "outbound" && membership.isMember(peer)) this.compareWith(peer);
@@ -133,7 +129,7 @@ export class HostPlacements {
 
   async stop(): Promise<void> {
     this.#isStopped = true;
-    clearTimeout(this.#gathering);
+    this.#news.stop();
     clearTimeout(this.#exchange);
     for (const timer of this.#disputes.values()) clearTimeout(timer);
     await this.#updating;
@@ -190,6 +186,15 @@ export class HostPlacements {
     for (const domain of new Set([...mine, ...domains])) await this.update(domain);
   }
 
+  /** How far replicas are behind changes with every write, and nobody tells. A quarrel has its own time. */
+  async #measureAgain(): Promise<void> {
+    const { self } = this.#parts;
+    const mine = [...this.#table.all()].filter(({ placement: { host, replicas, domain } }) => {
+      return host === self && replicas.length > 0 && !this.#disputes.has(domain);
+    });
+    for (const { placement } of mine) await this.update(placement.domain);
+  }
+
   /** Says where the domain is if it is here and that is news. One at a time: each word has its own number. */
   update(domain: string): Promise<void> {
     const updated = this.#updating.then(() => this.#update(domain, { isRenewed: false }));
@@ -239,7 +244,7 @@ export class HostPlacements {
     const octets = placementOctets(placement);
     const signed = joinPlacement(placement, { octets, signature: this.#parts.sign(octets) });
     const { kind } = this.#judge(self, signed.octets, { broughtBy: self });
-    if (kind === "news") this.#tell(signed);
+    if (kind === "news") this.#news.tell(signed);
   }
 
   /** Somebody who claims a domain that this host's journal still has. */
@@ -249,51 +254,8 @@ export class HostPlacements {
     return this.#table.claims(domain).find((claim) => claim.host !== self && claim.generation > generation);
   }
 
-  /** What a host says in gossip is about itself: so each record is its author's own, and the author answers for it. */
-  #overhear({ author, from, data }: GossipMessage): GossipVerdict {
-    const { membership } = this.#parts;
-    if (!membership.isMember(author)) {
-      // Perhaps admitted just now; then its own word is heard again when both compare.
-      this.#offences.note(author, "stranger", { broughtBy: from, reason: "it is no member that we know of" });
-      return "ignore";
-    }
-    const message = this.#decode(author, data);
-    if (message?.type !== "records") return "reject";
-    let result: GossipVerdict = "ignore";
-    for (const record of message.records) {
-      const verdict = this.#judge(author, record, { broughtBy: from });
-      if (verdict.kind === "refused") {
-        if (PROVABLE.has(verdict.offence.kind)) return "reject";
-        continue;
-      }
-      if (verdict.kind === "old") continue;
-      if (verdict.signed.placement.host !== author) {
-        const reason = `it publishes what ${verdict.signed.placement.host} said`;
-        this.#offences.note(author, "replay", { broughtBy: from, reason });
-        return "reject";
-      }
-      // What floods us is not told on: it is kept, and whoever compares with us gets it.
-      if (this.#budget.allows(author)) result = "accept";
-      else {
-        this.#offences.note(author, "flood", { broughtBy: from });
-        return author === from ? "reject" : "ignore";
-      }
-    }
-    return result;
-  }
-
-  #decode(from: string, bytes: Uint8Array): PlacementMessage | undefined {
-    try {
-      return decodePlacementMessage(bytes);
-    } catch (error) {
-      if (!(error instanceof ProtocolError)) throw error;
-      this.#offences.note(from, "malformed", { reason: error.message });
-      return undefined;
-    }
-  }
-
   #receive(from: string, frame: Uint8Array): void {
-    const message = this.#decode(from, frame);
+    const message = decodeFrom(from, { octets: frame, offences: this.#offences });
     if (message === undefined) throw new Error("it brings what is no message");
     switch (message.type) {
       case "records":
@@ -389,20 +351,6 @@ export class HostPlacements {
     this.#disputes.set(domain, timer);
   }
 
-  #tell(signed: SignedPlacement): void {
-    this.#outbox.set(signed.placement.domain, signed);
-    this.#gathering ??= setTimeout(() => this.#flush(), GATHER_MS);
-  }
-
-  #flush(): void {
-    this.#gathering = undefined;
-    const news = [...this.#outbox.values()];
-    this.#outbox = new Map();
-    for (const message of recordMessages(news, { sizeMax: NEWS_SIZE_MAX })) {
-      this.#parts.network.gossip.publish(PLACEMENT_TOPIC, encodePlacementMessage(message));
-    }
-  }
-
   #send(host: string, message: PlacementMessage): void {
     this.#channels.send(host, encodePlacementMessage(message));
   }
@@ -421,6 +369,7 @@ export class HostPlacements {
         const active = this.#parts.membership.active();
         const host = active[Math.floor(Math.random() * active.length)];
         if (host !== undefined) this.compareWith(host);
+        this.#measureAgain().catch((error: unknown) => this.#parts.log.error("placement", { error }));
         for (const { domain, host: gone } of this.#table.sweep(this.#parts.clock.wallMs())) {
           this.#write(() => this.#parts.metadata.placements.remove(domain, { host: gone, sync: false }));
           this.#tellListeners(domain);

@@ -59,14 +59,17 @@ function dirtyOf(dirtyBlocks: number | undefined): { dirtyBlocks?: number } {
   return dirtyBlocks === undefined ? {} : { dirtyBlocks };
 }
 
-/** Whether it would say nothing new. What a guest writes is none: it would be told all the time. */
+/** Whether it would say nothing new. What a guest writes is news only each time that it has doubled. */
 export function isSameWord(word: Word, known: Placement): boolean {
   const { seq: _, timeMs: __, ...said } = known;
-  return canonical(undirtied(word)) === canonical(undirtied(said));
+  return canonical(coarse(word)) === canonical(coarse(said));
 }
 
-function undirtied(word: Word): Word {
-  return { ...word, replicas: word.replicas.map(({ dirtyBlocks: _, ...replica }) => replica) };
+function coarse(word: Word): Word {
+  const replicas = word.replicas.map(({ dirtyBlocks, ...replica }) => {
+    return { ...replica, ...dirtyOf(dirtyBlocks && Math.ceil(Math.log2(dirtyBlocks + 1))) };
+  });
+  return { ...word, replicas };
 }
 
 function canonical(word: Word): string {
