@@ -91,7 +91,7 @@ export const scenarios: readonly Scenario[] = [
     faultsMax: 1,
     custody: true,
   }),
-  scenario("custody onwards", ["AB", "BC"], { adopts: 1, forgeries: 1, faultsMax: 1, custody: true }),
+  scenario("custody onwards", ["AB", "BC"], { forgeries: 1, faultsMax: 1, custody: true }),
   scenario("elsewhere", ["AB", "AC"], { faultsMax: 2, cancels: 1, crashes: 1, losses: 1 }),
 ];
 
