@@ -15,6 +15,7 @@ export type QemuRunOptions = {
   filesPerSecond: number;
   accel: "tcg" | "kvm";
   diskless?: boolean;
+  baseline?: boolean;
   keep?: boolean;
   json?: boolean;
 };
@@ -35,6 +36,7 @@ export function parseQemuOptions(argv: readonly string[]): QemuRunOptions {
       new Option("--accel <how>", "how QEMU runs the guest's code").choices(["tcg", "kvm"]).default("tcg"),
     )
     .option("--diskless", "the same guest without vbds: what the memory alone costs")
+    .option("--baseline", "first the route without vbds, then with them: what the disks add to the pause")
     .option("--keep", "leave the cluster running at the end")
     .option("--json", "one JSON object per hop, then the summary")
     .parse(argv, { from: "user" });

@@ -25,6 +25,9 @@ export type QemuSummary = {
   hops: number;
   pauseMs: { p50: number; p99: number; max: number };
   packetBlackoutMs: { p50: number; max: number };
+  /** Of the same guest without vbds, and what the vbds add to its median. */
+  memoryOnlyPauseMs?: { p50: number; max: number };
+  diskPartMs?: number;
   guestErrors: number;
   fsck: string;
   files: number;
@@ -52,30 +55,43 @@ const COLUMNS: readonly Column<QemuHop>[] = [
 
 export function summaryOf(
   hops: readonly QemuHop[],
-  end: Pick<QemuSummary, "fsck" | "files" | "checks" | "elapsedMs" | "qemuVersion">,
+  {
+    baseline,
+    ...end
+  }: Pick<QemuSummary, "fsck" | "files" | "checks" | "elapsedMs" | "qemuVersion"> & {
+    baseline?: readonly QemuHop[];
+  },
 ): QemuSummary {
   const failed = [
     ...hops.flatMap(({ hop, from, to, checks }) => failuresOf(`hop ${hop}, ${from} -> ${to}`, checks)),
     ...failuresOf("at the end", end.checks),
   ];
   const pauses = hops.map(({ pauseMs }) => pauseMs);
+  const p50 = quantile(pauses, 0.5);
+  const without = baseline?.map(({ pauseMs }) => pauseMs);
   const blackouts = hops.map(({ packetBlackoutMs }) => packetBlackoutMs);
   return {
     ...end,
     ok: failed.length === 0,
     failed,
     hops: hops.length,
-    pauseMs: { p50: quantile(pauses, 0.5), p99: quantile(pauses, 0.99), max: Math.max(...pauses) },
+    pauseMs: { p50, p99: quantile(pauses, 0.99), max: Math.max(...pauses) },
     packetBlackoutMs: { p50: quantile(blackouts, 0.5), max: Math.max(...blackouts) },
+    ...(without && {
+      memoryOnlyPauseMs: { p50: quantile(without, 0.5), max: Math.max(...without) },
+      diskPartMs: p50 - quantile(without, 0.5),
+    }),
     guestErrors: hops.at(-1)?.guestErrors ?? Number.NaN,
   };
 }
 
 export function formatQemuRun(hops: readonly QemuHop[], summary: QemuSummary): string {
-  const { pauseMs, packetBlackoutMs, fsck, files, guestErrors, qemuVersion } = summary;
+  const { pauseMs, packetBlackoutMs, fsck, files, guestErrors, qemuVersion, memoryOnlyPauseMs } = summary;
+  const baseline =
+    memoryOnlyPauseMs === undefined ? "" : ` (without disks ${formatDuration(memoryOnlyPauseMs.p50)})`;
   return [
     formatTable(COLUMNS, hops),
-    `\nQEMU ${qemuVersion}: pause p50 ${formatDuration(pauseMs.p50)}, max ${formatDuration(pauseMs.max)}; `,
+    `\nQEMU ${qemuVersion}: pause p50 ${formatDuration(pauseMs.p50)}${baseline}, max ${formatDuration(pauseMs.max)}; `,
     `packet blackout p50 ${formatDuration(packetBlackoutMs.p50)}, max ${formatDuration(packetBlackoutMs.max)}; `,
     `guest errors ${guestErrors}; fsck ${fsck === "" ? "clean" : fsck.split("\n").at(-1)}; ${files} files equal.\n`,
   ].join("");

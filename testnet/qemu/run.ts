@@ -21,7 +21,6 @@ import { pauseOf } from "./pause.ts";
 import { parseQemuOptions, type QemuRunOptions } from "./qemu-options.ts";
 import { formatQemuRun, type QemuHop, type QemuSummary, summaryOf } from "./qemu-report.ts";
 
-const DOMAIN = "linux";
 const CACHE = join(import.meta.dirname, "..", "..", ".cache", "qemu");
 const MAC = "52:54:00:50:4a:01";
 const POLL_MS = 50;
@@ -34,6 +33,7 @@ class QemuRun {
   readonly #options: QemuRunOptions;
   readonly #status: StatusLine;
   readonly #beats: BeatListener;
+  readonly #name: string;
   #console: GuestConsole | undefined;
   #id = "";
   readonly hops: QemuHop[] = [];
@@ -46,6 +46,7 @@ class QemuRun {
     this.#options = options;
     this.#status = status;
     this.#beats = beats;
+    this.#name = options.diskless ? "diskless" : "linux";
   }
 
   async begin(beatPath: string): Promise<void> {
@@ -60,7 +61,7 @@ class QemuRun {
       { name: "second", sizeBytes: secondSize },
     ];
     const { domain } = await host.call("create", {
-      name: DOMAIN,
+      name: this.#name,
       hypervisor: "qemu",
       memoryBytes: memory,
       vbds: diskless ? [] : vbds,
@@ -93,7 +94,7 @@ class QemuRun {
     const sinceMs = performance.now();
     const report = await source.call(
       "migrate",
-      { domain: DOMAIN, to },
+      { domain: this.#name, to },
       {
         onEvent: (progress) =>
           this.#status.update(
@@ -139,8 +140,11 @@ class QemuRun {
 
   /** The guest ends in order; then the disks are looked at from outside. */
   async finish(last: string): Promise<Pick<QemuSummary, "fsck" | "files" | "checks">> {
-    if (this.#options.diskless) return { fsck: "no disk", files: 0, checks: [] };
     const host = this.#cluster.host(last);
+    if (this.#options.diskless) {
+      await host.call("destroy", { domain: this.#name });
+      return { fsck: "no disk", files: 0, checks: [] };
+    }
     const guest = this.#console;
     if (guest === undefined) throw new Error("the guest has no console");
     this.#status.update("the guest sums up its files and powers off");
@@ -155,8 +159,8 @@ class QemuRun {
     guest.say("halt");
     const unmounted = await guest.next(({ type }) => type === "unmounted");
     await this.#off(host);
-    await host.call("destroy", { domain: DOMAIN });
-    const { vbdFiles = [] } = await host.call("show", { domain: DOMAIN });
+    await host.call("destroy", { domain: this.#name });
+    const { vbdFiles = [] } = await host.call("show", { domain: this.#name });
     const path = vbdFiles.find(({ name }) => name === "root")!.path;
     this.#status.update("checking the file system");
     const fsck = await checkFileSystem(path);
@@ -190,7 +194,7 @@ class QemuRun {
 
   async #off(host: ClusterHost): Promise<void> {
     for (;;) {
-      const { state } = await host.call("show", { domain: DOMAIN });
+      const { state } = await host.call("show", { domain: this.#name });
       if (state === "shutoff") return;
       await new Promise((done) => setTimeout(done, POLL_MS));
     }
@@ -199,7 +203,7 @@ class QemuRun {
   async #runningOn(): Promise<string[]> {
     const answers = await Promise.all(
       this.#cluster.hosts.map(async (host) => {
-        const detail = await host.call("show", { domain: DOMAIN }).catch(() => undefined);
+        const detail = await host.call("show", { domain: this.#name }).catch(() => undefined);
         return detail?.host === host.hostId && detail.state === "running" ? [host.name] : [];
       }),
     );
@@ -238,6 +242,25 @@ async function startCluster(
   return cluster;
 }
 
+/** A guest's life: its boot, its route, its end. */
+async function travelWith(
+  options: QemuRunOptions,
+  { beatPath, ...parts }: { cluster: Cluster; status: StatusLine; beats: BeatListener; beatPath: string },
+): Promise<{ hops: QemuHop[]; end: Awaited<ReturnType<QemuRun["finish"]>> }> {
+  const run = new QemuRun(parts.cluster, { ...parts, options });
+  try {
+    await run.begin(beatPath);
+    const hops = hopsOf(options);
+    for (const hop of hops) {
+      const result = await run.hop(hop);
+      if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+    }
+    return { hops: run.hops, end: await run.finish(hops.at(-1)!.to) };
+  } finally {
+    run.close();
+  }
+}
+
 async function main(): Promise<boolean> {
   const options = parseQemuOptions(process.argv.slice(2));
   const startedAtMs = performance.now();
@@ -250,20 +273,21 @@ async function main(): Promise<boolean> {
   const cluster = await startCluster(options, { packages, image });
   const beatPath = join(cluster.folder, "net");
   const beats = await BeatListener.listen(beatPath);
-  const run = new QemuRun(cluster, { options, status, beats });
+  const travel = (guest: QemuRunOptions): ReturnType<typeof travelWith> =>
+    travelWith(guest, { cluster, status, beats, beatPath });
   try {
-    await run.begin(beatPath);
-    const hops = hopsOf(options);
-    for (const hop of hops) {
-      const result = await run.hop(hop);
-      if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
-    }
-    const end = await run.finish(hops.at(-1)!.to);
+    const baseline = options.baseline ? await travel({ ...options, diskless: true }) : undefined;
+    const { hops, end } = await travel(options);
     status.end();
     const elapsedMs = Math.round(performance.now() - startedAtMs);
-    const summary = summaryOf(run.hops, { ...end, elapsedMs, qemuVersion: packages.version });
+    const summary = summaryOf(hops, {
+      ...end,
+      elapsedMs,
+      qemuVersion: packages.version,
+      ...(baseline && { baseline: baseline.hops }),
+    });
     if (options.json) process.stdout.write(`${JSON.stringify({ summary })}\n`);
-    else process.stdout.write(formatQemuRun(run.hops, summary));
+    else process.stdout.write(formatQemuRun(hops, summary));
     for (const failure of summary.failed) process.stderr.write(`FAILED ${failure}\n`);
     if (!summary.ok) await complain(cluster);
     else if (!options.json) process.stdout.write(`All checks passed in ${formatDuration(elapsedMs)}.\n`);
@@ -273,7 +297,6 @@ async function main(): Promise<boolean> {
     await complain(cluster);
     throw error;
   } finally {
-    run.close();
     await beats.stop();
     if (options.keep) cluster.keep();
     else await cluster.stop();
