@@ -1,0 +1,219 @@
+/** One guest's way through a cluster: its boot, each hop with its checks, its end. */
+
+import { join } from "node:path";
+import { formatProgress } from "../../node/cli/progress.ts";
+import type { Cluster, ClusterHost } from "../cluster.ts";
+import { processesOf } from "../processes.ts";
+import type { StatusLine } from "../status-line.ts";
+import { check } from "../tour-checks.ts";
+import type { Hop } from "../tour-options.ts";
+import type { BeatListener } from "./beat-listener.ts";
+import { GuestConsole, type GuestLine } from "./guest-console.ts";
+import { checkFileSystem, makeFileSystem, readFileSums } from "./guest-disk.ts";
+import { pauseOf } from "./pause.ts";
+import type { QemuRunOptions } from "./qemu-options.ts";
+import type { QemuHop, QemuSummary } from "./qemu-report.ts";
+
+const MAC = "52:54:00:50:4a:01";
+const POLL_MS = 50;
+/** A source ends its guest's frozen remains after the domain runs elsewhere: soon, not at once. */
+const REMAINS_TIMEOUT_MS = 10_000;
+/** Around a hop: the beats before and after, so that the silence in between is seen whole. */
+const BEATS_AFTER_MS = 1000;
+
+export class GuestJourney {
+  readonly #cluster: Cluster;
+  readonly #options: QemuRunOptions;
+  readonly #status: StatusLine;
+  readonly #beats: BeatListener;
+  readonly #name: string;
+  #console: GuestConsole | undefined;
+  #id = "";
+  readonly hops: QemuHop[] = [];
+
+  constructor(
+    cluster: Cluster,
+    { options, status, beats }: { options: QemuRunOptions; status: StatusLine; beats: BeatListener },
+  ) {
+    this.#cluster = cluster;
+    this.#options = options;
+    this.#status = status;
+    this.#beats = beats;
+    this.#name = options.diskless ? "diskless" : "linux";
+  }
+
+  async begin(beatPath: string): Promise<void> {
+    const { route, memory, diskSize, secondSize, diskless = false } = this.#options;
+    const host = this.#cluster.host(route[0]!);
+    this.#status.update("making the guest's file system");
+    const image = join(this.#cluster.folder, "root.img");
+    await makeFileSystem(image, diskSize);
+    this.#status.update(`the guest boots on ${host.name}`);
+    const vbds = [
+      { name: "root", image },
+      { name: "second", sizeBytes: secondSize },
+    ];
+    const { domain } = await host.call("create", {
+      name: this.#name,
+      hypervisor: "qemu",
+      memoryBytes: memory,
+      vbds: diskless ? [] : vbds,
+      config: JSON.stringify({
+        kernel: "vmlinuz",
+        initrd: "initrd.img",
+        append: this.#kernelArguments().join(" "),
+        nics: [{ mac: MAC, backend: { type: "stream", path: beatPath } }],
+      }),
+    });
+    this.#id = domain;
+    this.#console = await this.#openConsole(host);
+    await this.#console.next(({ type }) => type === "status");
+  }
+
+  #kernelArguments(): string[] {
+    const { hotMemory, pagesPerSecond, blocksPerSecond, filesPerSecond, diskless } = this.#options;
+    return [
+      ...["console=ttyS0", "quiet", "panic=1"],
+      ...[`work.memory_mib=${hotMemory >> 20}`, `work.pages_per_s=${pagesPerSecond}`],
+      `work.blocks_per_s=${diskless ? 0 : blocksPerSecond}`,
+      ...[`work.files_per_s=${diskless ? 0 : filesPerSecond}`, `work.files=${diskless ? 0 : 64}`],
+    ];
+  }
+
+  async hop({ from, to }: Hop): Promise<QemuHop> {
+    const [source, destination] = [this.#cluster.host(from), this.#cluster.host(to)];
+    const hop = this.hops.length + 1;
+    const title = `hop ${hop}, ${from} -> ${to}`;
+    const sinceMs = performance.now();
+    const report = await source.call(
+      "migrate",
+      { domain: this.#name, to },
+      {
+        onEvent: (progress) =>
+          this.#status.update(
+            `${title}: ${progress.phase}`,
+            formatProgress(progress).replace(/^[^,]*, /, ""),
+          ),
+      },
+    );
+    this.#console?.close();
+    this.#console = await this.#openConsole(destination);
+    await new Promise((done) => setTimeout(done, BEATS_AFTER_MS));
+    const blackout = this.#beats.blackout(sinceMs, performance.now());
+    const announcements = this.#beats.announcements(sinceMs);
+    const pauseMs = await pauseOf({ source, destination, domain: this.#id });
+    this.#status.update(`${title}: the guest verifies its disks and memory`);
+    this.#console.say("verify");
+    const verified = await this.#console.next(({ type }) => type === "verified");
+    const guestErrors = verified.errors ?? Number.NaN;
+    const running = await this.#runningOn();
+    const guests = await this.#guestProcesses();
+    const result: QemuHop = {
+      hop,
+      ...report,
+      pauseMs,
+      packetBlackoutMs: blackout.longestMs,
+      packetsLost: blackout.lost,
+      announcements,
+      guestErrors,
+      checks: [
+        check("the guest's verification", guestErrors === 0, `${JSON.stringify(verified)}`),
+        check(
+          "one host runs the domain",
+          running.join() === to && guests === 1,
+          `on ${running.join(" and ") || "none"}, ${guests} guests`,
+        ),
+        check("the network hears where the guest is", announcements > 0, `${announcements} announcements`),
+        check("the guest was heard before and after", blackout.beats > 10, `${blackout.beats} beats`),
+      ],
+    };
+    this.hops.push(result);
+    return result;
+  }
+
+  /** The guest ends in order; then the disks are looked at from outside. */
+  async finish(last: string): Promise<Pick<QemuSummary, "fsck" | "files" | "checks">> {
+    const host = this.#cluster.host(last);
+    if (this.#options.diskless) {
+      await host.call("destroy", { domain: this.#name });
+      return { fsck: "no disk", files: 0, checks: [] };
+    }
+    const guest = this.#console;
+    if (guest === undefined) throw new Error("the guest has no console");
+    this.#status.update("the guest sums up its files and powers off");
+    const said = new Map<string, { size: number; crc32: number }>();
+    guest.say("sums");
+    await guest.collect(
+      ({ type }) => type === "sums",
+      (line) => {
+        if (line.type === "file") said.set(String(line.name), sumOf(line));
+      },
+    );
+    guest.say("halt");
+    const unmounted = await guest.next(({ type }) => type === "unmounted");
+    await this.#off(host);
+    await host.call("destroy", { domain: this.#name });
+    const { vbdFiles = [] } = await host.call("show", { domain: this.#name });
+    const path = vbdFiles.find(({ name }) => name === "root")!.path;
+    this.#status.update("checking the file system");
+    const fsck = await checkFileSystem(path);
+    const found = await readFileSums(path);
+    const differing = [...said].filter(([name, sum]) => {
+      const there = found.get(name);
+      return there === undefined || there.size !== sum.size || there.crc32 !== sum.crc32;
+    });
+    return {
+      fsck: fsck.clean ? "clean" : fsck.output,
+      files: said.size,
+      checks: [
+        check("no error in the guest's life", unmounted.errors === 0, JSON.stringify(unmounted)),
+        check("e2fsck -fn", fsck.clean, fsck.output),
+        check(
+          "every file is as the guest summed it up",
+          said.size > 0 && differing.length === 0,
+          `${said.size} files, ${differing.length} differ: ${differing.map(([name]) => name).join(" ")}`,
+        ),
+      ],
+    };
+  }
+
+  close(): void {
+    this.#console?.close();
+  }
+
+  #openConsole(host: ClusterHost): Promise<GuestConsole> {
+    return GuestConsole.open(join(host.runDir, this.#id, "serial"));
+  }
+
+  async #off(host: ClusterHost): Promise<void> {
+    for (;;) {
+      const { state } = await host.call("show", { domain: this.#name });
+      if (state === "shutoff") return;
+      await new Promise((done) => setTimeout(done, POLL_MS));
+    }
+  }
+
+  async #runningOn(): Promise<string[]> {
+    const answers = await Promise.all(
+      this.#cluster.hosts.map(async (host) => {
+        const detail = await host.call("show", { domain: this.#name }).catch(() => undefined);
+        return detail?.host === host.hostId && detail.state === "running" ? [host.name] : [];
+      }),
+    );
+    return answers.flat();
+  }
+
+  async #guestProcesses(): Promise<number> {
+    const count = (): number =>
+      this.#cluster.hosts.reduce((sum, { runDir }) => sum + processesOf(runDir).length, 0);
+    const deadline = performance.now() + REMAINS_TIMEOUT_MS;
+    while (count() > 1 && performance.now() < deadline) {
+      await new Promise((done) => setTimeout(done, POLL_MS));
+    }
+    return count();
+  }
+}
+
+function sumOf({ size, crc32 }: GuestLine): { size: number; crc32: number } {
+  return { size: Number(size), crc32: Number(crc32) };
+}
