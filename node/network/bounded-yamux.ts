@@ -1,11 +1,15 @@
 /**
  * yamux, with a limit it lacks: it gathers a data frame whole before it looks whether the window allows it,
  * so a peer that announces 4 GiB makes us hold 4 GiB. Here such a header ends the connection.
+ *
+ * And with a thrift it lacks: it answers every data frame with a window update, however little of the window was used,
+ * so that half of what hosts at rest send each other would be that.
  */
 
-import type { MessageStream, StreamMuxerFactory } from "@libp2p/interface";
+import type { MessageStream, StreamMuxer, StreamMuxerFactory } from "@libp2p/interface";
 import { type YamuxMuxerInit, yamux } from "@libp2p/yamux";
 import type { Uint8ArrayList } from "uint8arraylist";
+import { assert } from "../../protocol/errors.ts";
 
 const HEADER_SIZE = 12;
 const TYPE_DATA = 0;
@@ -21,10 +25,38 @@ export function boundedYamux(init: YamuxMuxerInit, frameSizeMax: number) {
         if (lengths.longestIn(data) <= frameSizeMax) return;
         connection.abort(new Error(`a yamux frame above ${frameSizeMax} bytes`));
       });
-      return createStreamMuxer(connection);
+      return thrifty(createStreamMuxer(connection));
     };
     return factory;
   };
+}
+
+/** `@libp2p/yamux` 8, beyond its interface. */
+type YamuxInside = { _newStream?(...args: readonly unknown[]): StreamInside };
+type StreamInside = {
+  state: number;
+  recvWindow: number;
+  recvWindowCapacity: number;
+  sendWindowUpdate(): void;
+};
+const ESTABLISHED = 3;
+
+/** Tells the peer of a larger window once half of it is used: the peer never waits for the other half. */
+function thrifty(muxer: StreamMuxer): StreamMuxer {
+  const inside = muxer as unknown as YamuxInside;
+  const newStream = inside._newStream?.bind(muxer);
+  assert(newStream !== undefined, "yamux makes its streams otherwise than it did");
+  inside._newStream = (...args) => {
+    const stream = newStream(...args);
+    const sendWindowUpdate = stream.sendWindowUpdate.bind(stream);
+    stream.sendWindowUpdate = () => {
+      // Before that the update carries the flags that establish the stream.
+      if (stream.state === ESTABLISHED && stream.recvWindowCapacity > stream.recvWindow / 2) return;
+      sendWindowUpdate();
+    };
+    return stream;
+  };
+  return muxer;
 }
 
 /** Follows the frames of one direction by their headers alone. */
