@@ -232,7 +232,11 @@ export class PlacementTable {
     }
     const others = this.claims(placement.domain).filter(({ host }) => host !== placement.host);
     const highest = Math.max(0, ...others.map(({ generation }) => generation));
-    if (highest > placement.generation) return !others.some((claim) => isDisputed(placement, claim, nowMs));
+    if (highest > placement.generation) {
+      // Its host's own last word against the newest claim goes with the one that takes it back.
+      if (known?.disputes !== undefined && known.generation === placement.generation) return false;
+      return !others.some((claim) => isDisputed(placement, claim, nowMs));
+    }
     const rivals = others.filter(({ generation }) => generation === placement.generation);
     return rivals.length >= CLAIMANTS_MAX && rivals.every(({ host }) => host < placement.host);
   }

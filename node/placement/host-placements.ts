@@ -213,7 +213,7 @@ export class HostPlacements {
     const known = this.#table.claimOf(domain, self);
     const record = await metadata.domains.get(domain);
     // Handed over: its new host speaks for it.
-    if (record !== undefined && record.owner !== self) return;
+    if (record !== undefined && record.owner !== self) return this.#giveIn(known);
     if (record === undefined && (known === undefined || known.state === "gone")) return;
     const replicas = record === undefined ? [] : await metadata.replicas.list(domain);
     const rival = this.#rivalOf(domain, record?.generation);
@@ -230,6 +230,15 @@ export class HostPlacements {
     if (said === undefined) return;
     if (!isRenewed && known !== undefined && isSameWord(said, known)) return;
     const timeMs = Math.floor(clock.wallMs());
+    this.#lastSeq = Math.max(this.#lastSeq + 1, timeMs);
+    this.#publish({ ...said, seq: this.#lastSeq, timeMs });
+  }
+
+  /** This host disputed another's claim, and its journal has given way: else all would see a quarrel for a while. */
+  #giveIn(known: Placement | undefined): void {
+    if (known?.disputes === undefined) return;
+    const { disputes: _, ...said } = known;
+    const timeMs = Math.floor(this.#parts.clock.wallMs());
     this.#lastSeq = Math.max(this.#lastSeq + 1, timeMs);
     this.#publish({ ...said, seq: this.#lastSeq, timeMs });
   }
@@ -315,9 +324,10 @@ export class HostPlacements {
       });
     }
     if (placement.host === self) {
-      // A word of ours that we do not know, from before a loss: what is true now is said over it.
-      if (placement.seq > this.#lastSeq) {
-        this.#lastSeq = placement.seq;
+      // A word of ours that we do not know, from before a loss, or a dispute that somebody had not heard the end of:
+      // what is true now is said over it.
+      if (placement.seq > this.#lastSeq || placement.disputes !== undefined) {
+        this.#lastSeq = Math.max(this.#lastSeq, placement.seq);
         void this.update(domain).catch((error: unknown) => log.error("placement", { domain, error }));
       }
       return;

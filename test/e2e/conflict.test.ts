@@ -189,6 +189,13 @@ test("two hosts that claim one generation are loud about it and touch nothing; a
     () => show(gamma),
     ({ advice, hostName }) => advice.startsWith("FENCED") && hostName === "beta",
   );
+  // Whatever it had said meanwhile is taken back everywhere.
+  for (const host of [alpha, beta, gamma]) {
+    await until(
+      () => show(host),
+      (seen) => seen.conflict === undefined,
+    );
+  }
   await expectUnharmed(beta, "web");
 }, 400_000);
 

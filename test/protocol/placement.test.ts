@@ -135,6 +135,16 @@ describe("a conflict", () => {
     expect(hostsOf(heard(...claims.reverse()))).toEqual(kept);
   });
 
+  it("is over as soon as the host takes its dispute back", () => {
+    const taken = signed(beta, { generation: 4 });
+    const disputed = signed(alpha, { seq: NOW + 1, disputes: { host: beta.id, generation: 4 } });
+    const givenIn = signed(alpha, { seq: NOW + 2 });
+    expect(hostsOf(heard(taken, disputed, givenIn))).toEqual([beta.id]);
+    expect(hostsOf(heard(taken, givenIn))).toEqual([beta.id]);
+    // An older word takes nothing back.
+    expect(hostsOf(heard(taken, disputed, signed(alpha)))).toEqual([beta.id, alpha.id]);
+  });
+
   it("is what a host raises that disputes a takeover, until it does so no more", () => {
     const taken = signed(beta, { generation: 4 });
     const disputed = signed(alpha, { seq: NOW + 1, disputes: { host: beta.id, generation: 4 } });

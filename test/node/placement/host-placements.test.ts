@@ -101,6 +101,15 @@ it("a member that claims another's domain is disputed by whose journal has it, w
   expect(
     alpha.lines.some(({ level, message }) => level === "error" && /claims a domain of this/.test(message)),
   ).toBe(true);
+  // When its journal gives way, nobody is told of a quarrel any more.
+  await alpha.metadata.domains.put(
+    domainRecord({ id: "web", owner: beta.id, generation: 7, state: "away" }),
+    { sync: false },
+  );
+  await alpha.placements.update("web");
+  for (const host of [alpha, beta, gamma]) {
+    await host.until(() => host.placements.view("web")?.others.length === 0, "alpha has given in");
+  }
 });
 
 it("a host that brings forged words is named, and cut off when it goes on", async () => {
