@@ -72,32 +72,36 @@ test("a second daemon on one socket", async () => {
 test.each([
   ["log", /\.log$/],
   ["table of contents", /^MANIFEST/],
-])("a LevelDB whose %s was overwritten", async (_what, pattern) => {
-  await configure({});
-  const { metadata } = hostPaths(copy);
-  const names = (await readdir(metadata)).filter((name) => pattern.test(name));
-  expect(names.length).toBeGreaterThan(0);
-  for (const name of names) {
-    const bytes = await readFile(join(metadata, name));
-    for (let at = 8; at < bytes.length; at += 64) bytes[at]! ^= 0xff;
-    await writeFile(join(metadata, name), bytes);
-  }
-  // LevelDB drops what it cannot read and would open the next time as if nothing had been there.
-  for (const _time of ["first", "second"]) {
-    const said = await up(copy);
-    expect(said).toContain("(DATA_FOLDER_CORRUPT)");
-    expect(said).toContain(metadata);
-    expect(said).toContain("sojourn repair");
-  }
-  const repaired = await runSojourn(["repair", "--data-dir", copy]);
-  expect(repaired.code, repaired.stderr).toBe(0);
-  expect(repaired.stdout).toContain("before-repair");
-  const child = spawnSojourn(["up", "--data-dir", copy]);
-  let log = "";
-  for await (const chunk of child.stderr) {
-    log += String(chunk);
-    if (log.includes("daemon is up")) child.kill("SIGTERM");
-  }
-  expect(log).toContain("daemon is up");
-  expect(log).not.toContain("CORRUPT");
-}, 180_000);
+])(
+  "a LevelDB whose %s was overwritten",
+  async (_what, pattern) => {
+    await configure({});
+    const { metadata } = hostPaths(copy);
+    const names = (await readdir(metadata)).filter((name) => pattern.test(name));
+    expect(names.length).toBeGreaterThan(0);
+    for (const name of names) {
+      const bytes = await readFile(join(metadata, name));
+      for (let at = 8; at < bytes.length; at += 64) bytes[at]! ^= 0xff;
+      await writeFile(join(metadata, name), bytes);
+    }
+    // LevelDB drops what it cannot read and would open the next time as if nothing had been there.
+    for (const _time of ["first", "second"]) {
+      const said = await up(copy);
+      expect(said).toContain("(DATA_FOLDER_CORRUPT)");
+      expect(said).toContain(metadata);
+      expect(said).toContain("sojourn repair");
+    }
+    const repaired = await runSojourn(["repair", "--data-dir", copy]);
+    expect(repaired.code, repaired.stderr).toBe(0);
+    expect(repaired.stdout).toContain("before-repair");
+    const child = spawnSojourn(["up", "--data-dir", copy]);
+    let log = "";
+    for await (const chunk of child.stderr) {
+      log += String(chunk);
+      if (log.includes("daemon is up")) child.kill("SIGTERM");
+    }
+    expect(log).toContain("daemon is up");
+    expect(log).not.toContain("CORRUPT");
+  },
+  180_000,
+);
