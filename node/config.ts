@@ -231,6 +231,18 @@ const Hooks = z.strictObject({
   }),
 });
 
+const Xen = z.strictObject({
+  xl: option(z.string().min(1).default("xl"), {
+    description: "the command of Xen's toolstack, in dom0",
+    reason: "what Debian's package installs",
+    placeholder: "path",
+  }),
+  kernelFolder: option(z.exactOptional(z.string().min(1)), {
+    description: "folder of the kernels and initrds that domains name; kernels in the data folder unless set",
+    placeholder: "folder",
+  }),
+});
+
 export const NodeConfigSchema = z
   .strictObject({
     name: option(z.string().min(1).max(NAME_LENGTH_MAX).default(hostname), {
@@ -269,6 +281,7 @@ export const NodeConfigSchema = z
     migration: Migration.prefault({}),
     wasm: Wasm.prefault({}),
     qemu: Qemu.prefault({}),
+    xen: Xen.prefault({}),
     hooks: Hooks.prefault({}),
     faults: option(z.boolean().default(false), {
       description: "allow fault points to be armed: tests only",

@@ -24,6 +24,7 @@ import { DomainFolder } from "../hypervisor/domain-folder.ts";
 import type { Hypervisor } from "../hypervisor/hypervisor.ts";
 import { QemuHypervisor } from "../hypervisor/qemu/qemu-hypervisor.ts";
 import { WasmHypervisor } from "../hypervisor/wasm/wasm-hypervisor.ts";
+import { isXenHost, XenHypervisor } from "../hypervisor/xen/xen-hypervisor.ts";
 import { type Identity, loadOrCreateIdentity } from "../identity.ts";
 import { listenMultiaddr } from "../listen.ts";
 import { createLog, type Log, stderrSink } from "../log.ts";
@@ -131,7 +132,7 @@ async function main(): Promise<void> {
 
 /** Hypervisors and attachments: those of QEMU share its one connection. */
 function adaptersOf(
-  { qemu }: NodeConfig,
+  { qemu, xen }: NodeConfig,
   { paths, log }: { paths: HostPaths; log: Log },
 ): Pick<HostDomainsParts, "hypervisors" | "attach"> {
   const { runDir } = paths;
@@ -141,6 +142,11 @@ function adaptersOf(
     new WasmHypervisor({ runDir, log }),
     new QemuHypervisor({ runDir, log, host, qmp }),
   ];
+  // Only where there is one: a host without it refuses a domain of Xen before anything has moved.
+  if (isXenHost()) {
+    const xenHost = { ...xen, kernelFolder: xen.kernelFolder ?? paths.kernels };
+    all.push(new XenHypervisor({ runDir, log, host: xenHost }));
+  }
   const hypervisors = new Map(all.map((hypervisor) => [hypervisor.kind, hypervisor]));
   return { hypervisors, attach: attachmentsOf({ paths, log, qmp }) };
 }

@@ -102,7 +102,11 @@ export class OctetReader {
 
 export async function negotiate(
   { socket, reader }: { socket: Socket; reader: OctetReader },
-  { exportName, contexts: wanted }: { exportName: string; contexts: readonly string[] },
+  {
+    exportName,
+    contexts: wanted,
+    structuredReplies: asked = true,
+  }: { exportName: string; contexts: readonly string[]; structuredReplies?: boolean },
 ): Promise<NbdExportInfo> {
   const greeting = await reader.take(18);
   if (greeting.readBigUInt64BE(0) !== NBD_MAGIC || greeting.readBigUInt64BE(8) !== NBD_IHAVEOPT) {
@@ -119,7 +123,7 @@ export async function negotiate(
     socket.write(encodeOption(option, data));
     return readReplies(reader, option);
   };
-  const structuredReplies = lastOf(await exchange(NBD_OPT.STRUCTURED_REPLY)).type === NBD_REP.ACK;
+  const structuredReplies = asked && lastOf(await exchange(NBD_OPT.STRUCTURED_REPLY)).type === NBD_REP.ACK;
   const contexts = new Map<number, string>();
   if (structuredReplies && wanted.length > 0) {
     const replies = await exchange(NBD_OPT.SET_META_CONTEXT, encodeMetaContexts(exportName, wanted));

@@ -1,0 +1,65 @@
+/**
+ * What xl's configuration in a stream may say. The peer wrote it, and libxl would do what it says: attach any file of
+ * this host as a disk, pass a device through, run a device model of the peer's choice.
+ */
+
+import { z } from "zod";
+import { HypervisorError } from "../errors.ts";
+import type { DomainSpec } from "../hypervisor.ts";
+import { BLOCK_SCRIPT } from "./block-script.ts";
+
+const MEMORY_SLACK_BYTES = 64 << 20;
+
+const Disk = z.looseObject({
+  pdev_path: z.string(),
+  script: z.string(),
+  backend: z.literal("phy"),
+  format: z.literal("raw"),
+});
+const Received = z.strictObject({
+  c_info: z.looseObject({
+    name: z.string(),
+    uuid: z.string(),
+    type: z.enum(["pvh", "pv", "hvm"]),
+  }),
+  b_info: z.looseObject({
+    max_memkb: z.number(),
+    device_model: z.never().optional(),
+    extra: z.never().optional(),
+    extra_pv: z.never().optional(),
+    extra_hvm: z.never().optional(),
+    device_model_user: z.never().optional(),
+  }),
+  disks: z.array(Disk).default([]),
+  nics: z.array(z.looseObject({ script: z.never().optional() })).default([]),
+  on_poweroff: z.string().optional(),
+  on_reboot: z.string().optional(),
+  on_watchdog: z.string().optional(),
+  on_crash: z.string().optional(),
+  on_soft_reset: z.string().optional(),
+});
+
+/** Throws HYPERVISOR_BAD_STREAM where the configuration is not that of `spec` and of nothing else. */
+export function checkReceivedConfig(text: string, spec: DomainSpec): void {
+  let value: unknown;
+  try {
+    value = JSON.parse(text.replace(/\0+$/, ""));
+  } catch {
+    throw badStream("its configuration is no JSON");
+  }
+  const parsed = Received.safeParse(value);
+  if (!parsed.success) throw badStream(`its configuration is refused: ${z.prettifyError(parsed.error)}`);
+  const { c_info, b_info, disks } = parsed.data;
+  if (c_info.name !== spec.name || c_info.uuid !== spec.id) throw badStream("it is another domain's");
+  if (b_info.max_memkb * 1024 > spec.memoryBytes + MEMORY_SLACK_BYTES)
+    throw badStream("it wants more memory than it said");
+  const allowed = new Set(spec.vbds.map(({ name }) => `${spec.id}/${name}`));
+  for (const { pdev_path, script } of disks) {
+    if (script !== BLOCK_SCRIPT || !allowed.has(pdev_path))
+      throw badStream(`it wants the disk ${pdev_path} by ${script}`);
+  }
+}
+
+function badStream(reason: string): HypervisorError {
+  return new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
+}
