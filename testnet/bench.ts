@@ -2,10 +2,12 @@
 
 import { runDirtyRate } from "./bench/dirty-rate.ts";
 import { runNbd } from "./bench/nbd.ts";
+import { runPivots } from "./bench/pivots.ts";
 
 const BENCHES: Record<string, (args: readonly string[]) => Promise<boolean>> = {
   "dirty-rate": runDirtyRate,
   nbd: runNbd,
+  pivots: runPivots,
 };
 
 const [name = "", ...args] = process.argv.slice(2);

@@ -215,7 +215,8 @@ export class HostDomains {
       await this.refuseRivals(record);
       if (state === "suspended") await hypervisor.resume(record.id);
       else {
-        if (!this.#attachments.has(record.id)) await this.open(record);
+        // It starts on our exports, whatever became of it before.
+        await (this.#attachments.get(record.id) ?? (await this.open(record))).beginWindow();
         await hypervisor.start(this.spec(record, await this.vbdsOf(record)));
         await this.#endWindow(record.id);
       }

@@ -34,48 +34,65 @@ export async function readBitmaps(
   { socketFolder }: { socketFolder: string },
 ): Promise<BlockBitmap[]> {
   const socketPath = join(socketFolder, `map-${randomBytes(5).toString("hex")}`);
-  const nodes: string[] = [];
-  let isServing = false;
+  const maps = sources.map((source) => ({ ...source, holder: mapNode(source.node) }));
   try {
-    for (const source of sources) nodes.push(await merge(qmp, source));
-    await startServer(qmp, socketPath);
-    isServing = true;
+    // QEMU does them in order: no need to wait for each.
+    await allOf([...maps.flatMap((map) => merge(qmp, map)), startServer(qmp, socketPath)]);
+    await allOf(maps.map(({ holder }) => addExport(qmp, holder)));
     const bitmaps: BlockBitmap[] = [];
-    for (const [index, node] of nodes.entries()) {
-      await qmp.execute("block-export-add", {
-        type: "nbd",
-        id: `${EXPORT_PREFIX}${node}`,
-        "node-name": node,
-        name: node,
-        bitmaps: [MERGED],
-      });
-      bitmaps.push(await readExport(socketPath, { name: node, sizeBytes: sources[index]!.sizeBytes }));
+    for (const { holder, sizeBytes } of maps) {
+      bitmaps.push(await readExport(socketPath, { name: holder, sizeBytes }));
     }
     return bitmaps;
   } finally {
-    if (isServing) await qmp.execute("nbd-server-stop").catch(() => {});
-    for (const node of nodes) await qmp.execute("blockdev-del", { "node-name": node }).catch(() => {});
+    const exports = await qmp.execute("query-block-exports").catch(() => []);
+    // One of somebody else's refused ours, and stays.
+    const isOurs = maps.every(({ holder }) => exports.some((one) => one["node-name"] === holder));
+    await Promise.allSettled([
+      ...(isOurs ? [qmp.execute("nbd-server-stop")] : []),
+      ...maps.map(({ holder }) => qmp.execute("blockdev-del", { "node-name": holder })),
+    ]);
     rmSync(socketPath, { force: true });
   }
 }
 
+/** Waits for all, then fails with the first failure: QEMU goes on with the next command after one that failed. */
+async function allOf(commands: readonly Promise<unknown>[]): Promise<void> {
+  const results = await Promise.allSettled(commands);
+  for (const result of results) if (result.status === "rejected") throw result.reason;
+}
+
 /** A new node of the same size that holds nothing but the bitmaps' union. */
-async function merge(qmp: QmpClient, { node, bitmaps, sizeBytes }: DisabledBitmaps): Promise<string> {
-  const holder = mapNode(node);
-  await qmp.execute("blockdev-add", {
-    driver: "null-co",
-    "node-name": holder,
-    size: sizeBytes,
-    "read-zeroes": true,
-  });
+function merge(
+  qmp: QmpClient,
+  { node, bitmaps, sizeBytes, holder }: DisabledBitmaps & { holder: string },
+): Promise<unknown>[] {
   const granularity = BLOCK_SIZE_BYTES;
-  await qmp.execute("block-dirty-bitmap-add", { node: holder, name: MERGED, granularity, disabled: true });
-  await qmp.execute("block-dirty-bitmap-merge", {
-    node: holder,
-    target: MERGED,
-    bitmaps: bitmaps.map((name) => ({ node, name })),
+  return [
+    qmp.execute("blockdev-add", {
+      driver: "null-co",
+      "node-name": holder,
+      size: sizeBytes,
+      "read-zeroes": true,
+    }),
+    qmp.execute("block-dirty-bitmap-add", { node: holder, name: MERGED, granularity, disabled: true }),
+    qmp.execute("block-dirty-bitmap-merge", {
+      node: holder,
+      target: MERGED,
+      bitmaps: bitmaps.map((name) => ({ node, name })),
+    }),
+  ];
+}
+
+function addExport(qmp: QmpClient, holder: string): Promise<unknown> {
+  const id = `${EXPORT_PREFIX}${holder}`;
+  return qmp.execute("block-export-add", {
+    type: "nbd",
+    id,
+    "node-name": holder,
+    name: holder,
+    bitmaps: [MERGED],
   });
-  return holder;
 }
 
 /** QEMU has one NBD server. One that we left running when we were killed is ended, anybody else's is not. */

@@ -82,13 +82,15 @@ export class DirtyTracker {
 
   /** Removes its bitmaps, wherever they are left. */
   async drop(qmp: QmpClient): Promise<void> {
-    for (const info of await nodesOf(qmp, this.#nodes)) {
-      for (const { id, name } of bitmapsOf(info)) {
-        if (id === this.id) {
-          await qmp.execute("block-dirty-bitmap-remove", { node: info["node-name"]!, name });
-        }
-      }
-    }
+    const actions = (await nodesOf(qmp, this.#nodes)).flatMap((info): TransactionAction[] =>
+      bitmapsOf(info)
+        .filter(({ id }) => id === this.id)
+        .map(({ name }) => ({
+          type: "block-dirty-bitmap-remove",
+          data: { node: info["node-name"]!, name },
+        })),
+    );
+    if (actions.length > 0) await qmp.execute("transaction", { actions });
   }
 
   async #read(qmp: QmpClient, before: readonly Found[]): Promise<Harvest> {

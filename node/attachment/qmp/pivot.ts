@@ -16,11 +16,11 @@ export type Pivot = { node: string; child: BlockdevOptions & { "node-name": stri
 export async function pivot(qmp: QmpClient, pivots: readonly Pivot[]): Promise<void> {
   const options = pivots.map(({ node, child }) => upperOptions(node, child["node-name"]));
   try {
-    for (const { child } of pivots) await qmp.execute("blockdev-add", child);
+    await Promise.all(pivots.map(({ child }) => qmp.execute("blockdev-add", child)));
     await qmp.execute("blockdev-reopen", { options });
   } catch (error) {
-    // Those that were not added are refused here too.
-    for (const { child } of pivots) await remove(qmp, child["node-name"]);
+    // In QEMU's order after those that may still be added; those that were not are refused here too.
+    await Promise.all(pivots.map(({ child }) => remove(qmp, child["node-name"])));
     throw error;
   }
   await removeOthers(qmp, pivots);

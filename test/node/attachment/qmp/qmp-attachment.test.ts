@@ -113,6 +113,42 @@ describe.skipIf(!hasQemu)("a vbd that QEMU has on its native path", () => {
     expect(attachment.startRounds()[0]?.untrusted).toMatch(/bitmap was removed or disabled/);
   });
 
+  test("is not trusted when somebody uses QEMU's NBD server, whose exports stay", async () => {
+    const { client, release } = await stage.connections.acquire(stage.qmpPath);
+    const addr = { type: "unix", data: { path: `${stage.qemus.path}/other` } } as const;
+    await client.execute("nbd-server-start", { addr });
+    await client.execute("blockdev-add", { driver: "null-co", "node-name": "other", size: 4096 });
+    await client.execute("block-export-add", {
+      type: "nbd",
+      id: "other",
+      "node-name": "other",
+      name: "other",
+    });
+    await attachment.beginWindow();
+    expect(attachment.startRounds()[0]?.untrusted).toMatch(/NBD server already running/);
+    expect((await client.execute("query-block-exports")).map(({ id }) => id)).toEqual(["other"]);
+    release();
+    await stage.io(0, "write -P 1 0 4096");
+    expect([...attachment.takeRound()[0]!]).toEqual([0]);
+  });
+
+  test("is harvested though an earlier process was killed in the middle of a harvest", async () => {
+    const { client, release } = await stage.connections.acquire(stage.qmpPath);
+    const addr = { type: "unix", data: { path: `${stage.qemus.path}/left` } } as const;
+    await client.execute("nbd-server-start", { addr });
+    await client.execute("blockdev-add", { driver: "null-co", "node-name": "left", size: 4096 });
+    await client.execute("block-export-add", {
+      type: "nbd",
+      id: "sojourn-left",
+      "node-name": "left",
+      name: "left",
+    });
+    release();
+    await stage.io(0, "write -P 1 0 4096");
+    await attachment.harvest();
+    expect(attachment.written().map((bitmap) => [...bitmap])).toEqual([[0], []]);
+  });
+
   test("is harvested when the guest powers off, before QEMU ends", async () => {
     await stage.io(0, "write -P 1 0 4096");
     const { client, release } = await stage.connections.acquire(stage.qmpPath);
