@@ -98,11 +98,10 @@ async function main(): Promise<void> {
     hooks: new Hooks(log, { ...config.hooks, folder: config.hooks.folder ?? paths.hooks }),
   };
   const domains = new HostDomains({ ...shared, ...adapters, exports });
-  const { migration } = config;
   const migrations = new Migrations({
     ...shared,
     domains,
-    ...{ limits: migration, link: migration },
+    ...{ limits: config.migration, link: config.migration },
     addressOf: (host) => control.addressOf(host),
   });
 

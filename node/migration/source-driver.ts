@@ -30,7 +30,7 @@ import { hopelessFailure, type Refusal } from "./refusal.ts";
 import { codec, Session, toError } from "./session.ts";
 import { SourceMeter } from "./source-figures.ts";
 import type { SourceOptions, SourceParts } from "./source-parts.ts";
-import { wait, watchForStall } from "./stall-watch.ts";
+import { Limit, wait, watchForStall } from "./stall-watch.ts";
 
 export class SourceDriver {
   readonly context: SourceContext;
@@ -48,9 +48,9 @@ export class SourceDriver {
   #linking: Promise<void> = Promise.resolve();
   #freezeAttempt = 0;
   #isFreezeAsked = false;
-  #isFlushing = false;
+  #flushing: Promise<void> | undefined;
   readonly #startedAtMs: number;
-  #frozenWatch: NodeJS.Timeout | undefined;
+  readonly #frozenWatch: Limit;
   #everLinked = false;
   #refusal: Refusal | undefined;
   #remainsGone: Promise<void> = Promise.resolve();
@@ -60,6 +60,10 @@ export class SourceDriver {
     this.#parts = parts;
     this.#options = options;
     this.#startedAtMs = parts.clock.nowMs();
+    const { freezeTimeoutMs } = options;
+    this.#frozenWatch = new Limit(freezeTimeoutMs, () =>
+      this.#session?.end(new Error(`the destination was not prepared after ${freezeTimeoutMs} ms`)),
+    );
     this.#limiter = new RateLimiter(parts.clock, { bytesPerSecond: options.bandwidthMaxBytesPerSecond });
     this.meter = new SourceMeter(
       parts.clock,
@@ -96,7 +100,7 @@ export class SourceDriver {
   /** Ends the driver, not the migration: the journal knows where it stands. */
   async stop(): Promise<void> {
     this.#stopping.abort();
-    clearTimeout(this.#frozenWatch);
+    this.#frozenWatch.see(false);
     this.#session?.end(new Error("the daemon stops"));
     await this.#linking;
     await this.#machine.stop();
@@ -326,13 +330,9 @@ export class SourceDriver {
 
   /** With every pass over memory, so that little is left to flush once the domain is frozen. */
   #flushAhead(): void {
-    if (this.#isFlushing) return;
-    this.#isFlushing = true;
     // What cannot be flushed now fails again at the fence, and is reported there.
-    void this.#parts.attachment.flush().then(
-      () => {
-        this.#isFlushing = false;
-      },
+    this.#flushing ??= this.#parts.attachment.flush().then(
+      () => void (this.#flushing = undefined),
       () => undefined,
     );
   }
@@ -344,12 +344,8 @@ export class SourceDriver {
     this.#parts.fenced(written);
     this.#machine.post({ type: "fenced", attempt, dirty, written });
     // Not before: with the memory's tail a hypervisor lets go of the vbds, and of what it knows of them.
-    const memory = this.#memory;
     this.#later(
-      async () => {
-        if (memory === undefined) throw new Error("there is no memory stream to end");
-        return { type: "memory-ended", attempt, memoryBytes: await memory.source.ended() };
-      },
+      async () => ({ type: "memory-ended", attempt, memoryBytes: await this.#memory!.source.ended() }),
       () => this.#freezeAttempt === attempt,
     );
   }
@@ -473,21 +469,9 @@ export class SourceDriver {
   #changed(state: SourceState): void {
     this.meter.observe(state);
     this.#parts.changed(state);
-    this.#watchFrozen(state);
+    // A frozen guest waits for the destination only so long: then the link is given up, and it runs on here.
+    this.#frozenWatch.see(state.phase === "freezing" || state.phase === "preparing");
     if (hasEnded(state)) void this.#leave();
-  }
-
-  /** A frozen guest waits for the destination only so long: then the link is given up, and it runs on here. */
-  #watchFrozen({ phase }: SourceState): void {
-    const isFrozen = phase === "freezing" || phase === "preparing";
-    if (isFrozen === (this.#frozenWatch !== undefined)) return;
-    clearTimeout(this.#frozenWatch);
-    this.#frozenWatch = undefined;
-    if (!isFrozen) return;
-    const { freezeTimeoutMs } = this.#options;
-    this.#frozenWatch = setTimeout(() => {
-      this.#session?.end(new Error(`the destination was not prepared after ${freezeTimeoutMs} ms`));
-    }, freezeTimeoutMs);
   }
 
   /** The migration ended: the last message leaves, then the session does. */

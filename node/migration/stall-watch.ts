@@ -33,6 +33,25 @@ export function watchForStall(
   };
 }
 
+/** Calls `onOver` when something has lasted for `ms`. */
+export class Limit {
+  readonly #ms: number;
+  readonly #onOver: () => void;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(ms: number, onOver: () => void) {
+    this.#ms = ms;
+    this.#onOver = onOver;
+  }
+
+  /** It lasts, or it is over: the first of several looks that say the same counts. */
+  see(lasts: boolean): void {
+    if (lasts === (this.#timer !== undefined)) return;
+    clearTimeout(this.#timer);
+    this.#timer = lasts ? setTimeout(this.#onOver, this.#ms) : undefined;
+  }
+}
+
 /** Resolves after `ms`, or as soon as the signal is aborted. */
 export async function wait(ms: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
