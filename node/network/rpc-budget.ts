@@ -12,7 +12,7 @@ export type RpcLimits = {
   /** A peer's first burst, and what it may send from then on. */
   burst: { rpcs: number; bytes: number };
   perSecond: { rpcs: number; bytes: number };
-  /** In debt for so long: that is no burst. */
+  /** In debt for so long, or by so much: that is no burst. */
   floodAfterMs: number;
 };
 
@@ -63,7 +63,7 @@ export class RpcBudget {
     const rest = (debtMs: number): void => {
       if (waking !== undefined || stream.status !== "open") return;
       indebtedSinceMs ??= this.#now();
-      if (this.#now() - indebtedSinceMs > floodAfterMs) {
+      if (debtMs > floodAfterMs || this.#now() - indebtedSinceMs > floodAfterMs) {
         indebtedSinceMs = this.#now();
         onFlood();
       }

@@ -204,6 +204,8 @@ test("a flood: it is named, the daemon's memory stays bounded, and the others he
 }, 120_000);
 
 test("a message that announces more than it may: the connection is cut", async () => {
+  // What is left of the flood is on its way on the other connection.
+  toAlpha = await dial(alpha);
   const channel = await open("/meshsub/1.2.0");
   const ended = new Promise((resolve) => toAlpha.onClose(resolve));
   // A channel's frame begins with its length, 0 0 1 44, which gossip reads as three messages; the rest is no length.

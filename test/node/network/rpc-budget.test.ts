@@ -94,7 +94,7 @@ describe("a governed stream", () => {
       ...LIMITS,
       burst: { rpcs: 10, bytes: 0 },
       perSecond: { rpcs: 1000, bytes: 1_000_000 },
-      floodAfterMs: 0.1,
+      floodAfterMs: 1,
     });
     sender.send(rpc(900));
     await until(() => seen.pauses === 1);
