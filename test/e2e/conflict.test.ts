@@ -59,7 +59,7 @@ async function asideOn(host: ClusterHost): Promise<string[]> {
   return names.filter((name) => name.includes(".aside-"));
 }
 
-test("every host shows and checks the same chain of custody, and so does nobody's but a file", async () => {
+test("every host shows and checks the same chain of custody, and a copy of it is checked without any", async () => {
   await sojournJson(alpha, "migrate", "web", "beta");
   await sojournJson(beta, "migrate", "web", "gamma");
   const whole = await until(
