@@ -58,15 +58,13 @@ export class DirtyTracker {
     return this.#read(qmp, before);
   }
 
-  /** The same for the last time: from now on it records nothing. */
-  async finish(qmp: QmpClient): Promise<Harvest> {
-    const before = await this.#find(qmp);
-    await qmp.execute("transaction", {
-      actions: before.flatMap(({ node, bitmaps }) =>
-        bitmaps.map(({ name }) => ({ type: "block-dirty-bitmap-disable" as const, data: { node, name } })),
-      ),
-    });
-    return this.#read(qmp, before);
+  /**
+   * The same, and it goes on recording: for when somebody else tracks too. A recording bitmap is how the next
+   * process knows, should this one be killed, that nobody has stopped it in between.
+   */
+  async look(qmp: QmpClient): Promise<readonly BlockBitmap[]> {
+    const { written } = await this.#read(qmp, await this.#find(qmp));
+    return written;
   }
 
   /** Whether every node still records for it. */

@@ -203,8 +203,7 @@ export class QmpAttachment implements Attachment {
   /** QEMU is on our exports: what the tracker saw goes into the logs, which are nobody's afterwards. */
   async #settle(qmp: QmpClient, window: NbdAttachment, tracker: DirtyTracker): Promise<void> {
     try {
-      const { written } = await tracker.finish(qmp);
-      await window.addWritten(written);
+      await window.addWritten(await tracker.look(qmp));
     } catch (error) {
       const reason = `QEMU's dirty bitmap was lost: ${messageOf(error)}`;
       this.#options.log.warn("a vbd's tracking is uncertain", { generation: this.generation, reason });

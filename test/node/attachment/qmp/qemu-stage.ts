@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { QmpAttachment, type QmpAttachmentOptions } from "../../../../node/attachment/qmp/qmp-attachment.ts";
 import { createLog } from "../../../../node/log.ts";
+import type { QmpClient } from "../../../../node/qmp/qmp-client.ts";
 import { QmpConnections } from "../../../../node/qmp/qmp-connections.ts";
 import { startBlockdevs } from "../../../../node/qmp/vbd-nodes.ts";
 import type { Guest, Incoming } from "../../../contract/attachment.contract.ts";
@@ -14,7 +15,7 @@ export class QemuStage {
   readonly folder = new AttachmentFolder(this.qemus.path);
   readonly qmpPath = join(this.qemus.path, "qmp");
   connections = new QmpConnections();
-  #isDead = { value: false };
+  #life = newLife();
   readonly warnings: string[] = [];
   qemu: Qemu | undefined;
 
@@ -48,8 +49,8 @@ export class QemuStage {
    * do anything again.
    */
   async restartDaemon(): Promise<QmpAttachment> {
-    this.#isDead.value = true;
-    this.#isDead = { value: false };
+    this.#life.isDead = true;
+    this.#life = newLife();
     const lease = await this.connections.acquire(this.qmpPath);
     this.connections = new QmpConnections();
     lease.client.close();
@@ -57,10 +58,36 @@ export class QemuStage {
     return QmpAttachment.open(this.options());
   }
 
+  /** The daemon that is open, or is opened next, is killed when it sends QEMU its command number `commands`. */
+  dieAfter(commands: number): Promise<void> {
+    this.#life.commandsLeft = commands;
+    return this.#life.died.promise;
+  }
+
   #reachable(): Pick<QmpConnections, "acquire"> {
     const { connections } = this;
-    const isDead = this.#isDead;
-    return { acquire: (path) => (isDead.value ? new Promise(() => {}) : connections.acquire(path)) };
+    const life = this.#life;
+    const never = new Promise<never>(() => {});
+    return {
+      acquire: async (path) => {
+        const lease = life.isDead ? await never : await connections.acquire(path);
+        const execute = (...request: Parameters<QmpClient["execute"]>): Promise<unknown> => {
+          if (life.isDead) return never;
+          if (--life.commandsLeft > 0) return lease.client.execute(...request);
+          life.isDead = true;
+          life.died.resolve();
+          return never;
+        };
+        const client = new Proxy(lease.client, {
+          get: (target, name) => {
+            if (name === "execute") return execute;
+            const value: unknown = Reflect.get(target, name, target);
+            return typeof value === "function" ? value.bind(target) : value;
+          },
+        });
+        return { client, release: () => lease.release() };
+      },
+    };
   }
 
   /** Begins an operation and does not wait for its end. */
@@ -87,6 +114,12 @@ export class QemuStage {
     await this.qemus.remove();
     await this.folder.end();
   }
+}
+
+type Life = { isDead: boolean; commandsLeft: number; died: PromiseWithResolvers<void> };
+
+function newLife(): Life {
+  return { isDead: false, commandsLeft: Infinity, died: Promise.withResolvers() };
 }
 
 export function qemuGuest(stage: QemuStage): Guest {

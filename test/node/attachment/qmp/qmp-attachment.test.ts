@@ -237,6 +237,40 @@ describe.skipIf(!hasQemu)("a vbd that QEMU has on its native path", () => {
     expect([...first!.written]).toEqual([1, 2]);
   });
 
+  test.each(["beginWindow", "endWindow", "harvest"] as const)(
+    "loses nothing and is trusted when the daemon is killed at any of its commands to QEMU in %s",
+    async (operation) => {
+      const expected: number[] = [];
+      const write = async (): Promise<void> => {
+        expected.push(expected.length);
+        await stage.io(0, `write -P 5 ${expected.at(-1)! * BLOCK_SIZE_BYTES} 4096`);
+      };
+      let hasDied = true;
+      for (let commands = 1; hasDied; commands++) {
+        await (operation === "endWindow" ? attachment.beginWindow() : attachment.endWindow());
+        await write();
+        const died = stage.dieAfter(commands).then(() => true);
+        hasDied = await Promise.race([died, attachment[operation]().then(() => false)]);
+        await write();
+        attachment = await stage.restartDaemon();
+        await write();
+        await attachment.endWindow();
+        await write();
+        expect(attachment.isNative).toBe(true);
+        // More than this and the loop is one that nothing ends.
+        expect(commands).toBeLessThan(60);
+      }
+      await attachment.beginWindow();
+      const [first, second] = attachment.startRounds();
+      expect(first?.untrusted).toBeUndefined();
+      expect([...first!.written]).toEqual(expected);
+      expect([...second!.written]).toEqual([]);
+      for (const block of expected) {
+        expect((await readBlock(attachment, 0, block)).equals(Buffer.alloc(BLOCK_SIZE_BYTES, 5))).toBe(true);
+      }
+    },
+  );
+
   const PIVOTS = Number(process.env.PIVOTS ?? 60);
   test(`loses nothing over ${PIVOTS} pivots with writes in flight`, async () => {
     const seed = Number(process.env.SEED ?? Date.now() % 1e6);
