@@ -41,19 +41,25 @@ export class AttachmentFolder {
     await this.server.listen({ unixPath: this.nbdSocketPath });
     for (const [index, vbd] of this.vbds.entries()) {
       await FileBlockStore.create(vbd.path, { sizeBytes: vbd.sizeBytes }).close();
-      const options = { generation: GENERATION, bootId: BOOT_ID };
-      const log = await DirtyLog.create(FdByteFile.create(vbd.dirtyLogPath), {
-        ...options,
-        blockCount: BLOCK_COUNT,
-      });
-      await log.close({ clean: true });
+      await FdByteFile.create(vbd.dirtyLogPath).close();
       if (missing === undefined) continue;
+      const options = { generation: GENERATION, bootId: BOOT_ID };
       const presence = await PresenceLog.create(FdByteFile.create(vbd.presenceLogPath), {
         ...options,
         migration: MIGRATION,
         missing: missing[index] ?? new BlockBitmap(BLOCK_COUNT),
       });
       await presence.close();
+    }
+    await this.beginLogs();
+  }
+
+  /** Empty ones, in the place of those that are there. */
+  async beginLogs(): Promise<void> {
+    const options = { generation: GENERATION, bootId: BOOT_ID, blockCount: BLOCK_COUNT };
+    for (const { dirtyLogPath } of this.vbds) {
+      const log = await DirtyLog.create(FdByteFile.open(dirtyLogPath), options);
+      await log.close({ clean: true });
     }
   }
 

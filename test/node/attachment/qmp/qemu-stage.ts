@@ -51,11 +51,20 @@ export class QemuStage {
   async restartDaemon(): Promise<QmpAttachment> {
     this.#life.isDead = true;
     this.#life = newLife();
-    const lease = await this.connections.acquire(this.qmpPath);
+    const before = this.connections;
     this.connections = new QmpConnections();
-    lease.client.close();
+    // There is none any more where QEMU was killed.
+    await before.acquire(this.qmpPath).then(
+      ({ client }) => client.close(),
+      () => undefined,
+    );
     await this.folder.restart();
     return QmpAttachment.open(this.options());
+  }
+
+  /** Nothing is written in it yet, and everything is known. */
+  beginGeneration(): Promise<void> {
+    return this.folder.beginLogs();
   }
 
   /** The daemon that is open, or is opened next, is killed when it sends QEMU its command number `commands`. */

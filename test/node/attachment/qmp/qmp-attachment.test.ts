@@ -271,6 +271,33 @@ describe.skipIf(!hasQemu)("a vbd that QEMU has on its native path", () => {
     },
   );
 
+  test.each(["beginWindow", "endWindow", "harvest"] as const)(
+    "calls every write written when QEMU and the daemon are killed at any command in %s, or says that it cannot tell",
+    async (operation) => {
+      let hasDied = true;
+      let block = 0;
+      for (let commands = 1; hasDied; commands++) {
+        await (operation === "endWindow" ? attachment.beginWindow() : attachment.endWindow());
+        await stage.io(0, `write -P 5 ${++block * BLOCK_SIZE_BYTES} 4096`);
+        const died = stage.dieAfter(commands).then(() => true);
+        hasDied = await Promise.race([died, attachment[operation]().then(() => false)]);
+        await stage.io(0, `write -P 5 ${++block * BLOCK_SIZE_BYTES} 4096`);
+        await stage.qemu!.kill();
+        attachment = await stage.restartDaemon();
+        const [first] = attachment.startRounds();
+        for (const each of [block - 1, block]) expect(first?.written.has(each), `${commands}`).toBe(true);
+        if (first?.untrusted === undefined)
+          expect(first?.written.population).toBeLessThan(blockCountOf(VBD_BYTES));
+        attachment.stopRounds();
+        await attachment.close();
+        await stage.beginGeneration();
+        attachment = await QmpAttachment.open(stage.options());
+        await stage.startQemu();
+        expect(commands).toBeLessThan(60);
+      }
+    },
+  );
+
   const PIVOTS = Number(process.env.PIVOTS ?? 60);
   test(`loses nothing over ${PIVOTS} pivots with writes in flight`, async () => {
     const seed = Number(process.env.SEED ?? Date.now() % 1e6);
