@@ -218,13 +218,17 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     return bytes;
   }
 
-  /** How much is left after the pass. One question at a time: passes over little memory follow each other closely. */
+  /**
+   * How much is left after the pass. One question at a time: passes over little memory follow each other closely.
+   * Also while a freeze waits for its pass: whoever flushes the vbds ahead of it does so with every pass.
+   */
   async #ask(pass: number): Promise<void> {
-    if (this.#isAsking || this.#state !== "passes" || pass < 2) return;
+    const arePasses = (): boolean => this.#state === "passes" || this.#state === "freezing";
+    if (this.#isAsking || !arePasses() || pass < 2) return;
     this.#isAsking = true;
     try {
       const { ram } = await this.#client.execute("query-migrate");
-      if (ram !== undefined && this.#state === "passes") this.#tell(judge(ram, pass, this.#lastRound));
+      if (ram !== undefined && arePasses()) this.#tell(judge(ram, pass, this.#lastRound));
     } catch {
       // The migration's status says what became of it.
     } finally {
