@@ -225,8 +225,10 @@ export class QmpAttachment implements Attachment {
     const children = nodes.map(({ file }) => file);
     const isOnExports = children.every((file, vbd) => file.includes(this.#options.vbds[vbd]!.exportName));
     const isPlaceholder = children.every((file) => file.includes('"null-co"'));
-    if (!isOnExports && !isPlaceholder) await pivot(qmp, this.#toExports());
+    const isNative = !isOnExports && !isPlaceholder;
+    if (isNative) await pivot(qmp, this.#toExports());
     const owners = new Set(window.trackers());
+    if (isNative && owners.has("")) await window.distrust("QEMU had it itself, and nothing tracked it");
     for (const id of trackersOf(nodes)) {
       const tracker = new DirtyTracker(id, this.#trackerOptions());
       if (owners.has(id)) await this.#settle(qmp, window, tracker);

@@ -5,7 +5,7 @@ import { QmpAttachment, type QmpAttachmentOptions } from "../../../../node/attac
 import { createLog } from "../../../../node/log.ts";
 import type { QmpClient } from "../../../../node/qmp/qmp-client.ts";
 import { QmpConnections } from "../../../../node/qmp/qmp-connections.ts";
-import { startBlockdevs } from "../../../../node/qmp/vbd-nodes.ts";
+import { nativeOptions, startBlockdevs, upperOptions } from "../../../../node/qmp/vbd-nodes.ts";
 import type { Guest, Incoming } from "../../../contract/attachment.contract.ts";
 import { type Qemu, QemuFolder } from "../../qmp/qemu.ts";
 import { AttachmentFolder } from "../attachment-folder.ts";
@@ -30,9 +30,15 @@ export class QemuStage {
     };
   }
 
-  async startQemu(): Promise<void> {
+  /** `native`: as somebody else would start it, without us. */
+  async startQemu({ native = false } = {}): Promise<void> {
     const { vbds, nbdSocketPath: socketPath } = this.folder;
-    const nodes = startBlockdevs(vbds.map(({ exportName }) => ({ socketPath, exportName })));
+    const nodes = native
+      ? vbds.flatMap(({ path }, index) => [
+          nativeOptions(`disk${index}`, { path, isDevice: false }),
+          upperOptions(`vbd${index}`, `disk${index}`),
+        ])
+      : startBlockdevs(vbds.map(({ exportName }) => ({ socketPath, exportName })));
     const args = [
       ...vbds.flatMap((_, index) => ["-object", `iothread,id=thread${index}`]),
       ...nodes.flatMap((node) => ["-blockdev", JSON.stringify(node)]),

@@ -101,6 +101,20 @@ describe.skipIf(!hasQemu)("a vbd that QEMU has on its native path", () => {
     expect([...first!.written]).toEqual([1, 2, 3]);
   });
 
+  test("is not trusted when somebody else's QEMU had it before, and is tracked from then on", async () => {
+    await attachment.beginWindow();
+    await attachment.close();
+    await stage.qemu!.kill();
+    await stage.startQemu({ native: true });
+    await stage.io(0, "write -P 1 0 4096");
+    attachment = await QmpAttachment.open(stage.options());
+    await attachment.endWindow();
+    await attachment.beginWindow();
+    expect(attachment.startRounds()[0]?.untrusted).toMatch(/nothing tracked it/);
+    await stage.io(0, "write -P 1 8192 4096");
+    expect([...attachment.takeRound()[0]!]).toEqual([2]);
+  });
+
   test("is not trusted when somebody removed QEMU's bitmap", async () => {
     await stage.io(0, "write -P 1 0 4096");
     const lease = await stage.connections.acquire(stage.qmpPath);
