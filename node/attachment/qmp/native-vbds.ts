@@ -20,13 +20,11 @@ export class NativeVbds {
   readonly tracker: DirtyTracker;
   readonly stores: readonly BlockStore[];
   /** As of the last harvest. */
-  readonly written: BlockBitmap[];
+  written: readonly BlockBitmap[] = [];
 
-  /** `written`: when the native path began. */
-  constructor(vbds: readonly NbdVbd[], tracker: DirtyTracker, written: readonly BlockBitmap[]) {
+  constructor(vbds: readonly NbdVbd[], tracker: DirtyTracker) {
     this.tracker = tracker;
     this.stores = vbds.map((vbd) => openForReading(vbd));
-    this.written = [...written];
   }
 
   async flush(): Promise<void> {

@@ -175,23 +175,28 @@ export class QmpAttachment implements Attachment {
     const qmp = await this.#connect();
     if (qmp === undefined || !SETTLED.includes((await qmp.execute("query-status")).status)) return;
     const tracker = await DirtyTracker.begin(qmp, this.generation, this.#trackerOptions());
+    let native: NativeVbds | undefined;
     try {
+      // All that can fail comes before the pivot.
+      native = new NativeVbds(this.#options.vbds, tracker);
       await window.setTracker(tracker.id);
       await window.flush();
       await pivot(qmp, this.#toNative());
     } catch (error) {
+      await native?.close();
       await this.#settle(qmp, window, tracker);
       const paths = this.#options.vbds.map(({ path }) => path);
       throw busyError(error, paths);
     }
+    native.written = window.written();
+    this.#mode = { kind: "native", native };
     this.#counts = window.counts();
     this.#doubts = window.untrusted().map((doubt, vbd) => doubt ?? this.#doubts[vbd]);
-    this.#mode = { kind: "native", native: new NativeVbds(this.#options.vbds, tracker, window.written()) };
     await window.close();
   }
 
   #isNeeded(window: NbdAttachment): boolean {
-    if (this.#isHeld || this.#isFenced) return true;
+    if (this.#isHeld || this.#isFenced || this.#nodes.length === 0) return true;
     return window.missing().some(({ population }) => population > 0);
   }
 
@@ -291,10 +296,12 @@ export class QmpAttachment implements Attachment {
       return this.#endWindow();
     }
     const { written, forget } = await native.tracker.harvest(qmp);
+    const known: BlockBitmap[] = [];
     for (const [vbd, bitmap] of written.entries()) {
       const harvest = { tracker: native.tracker.id, written: bitmap };
-      native.written[vbd] = await addHarvest(this.#options.vbds[vbd]!, harvest, this.#options);
+      known.push(await addHarvest(this.#options.vbds[vbd]!, harvest, this.#options));
     }
+    native.written = known;
     await forget();
   }
 
