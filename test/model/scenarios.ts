@@ -92,7 +92,7 @@ export const scenarios: readonly Scenario[] = [
     custody: true,
   }),
   scenario("custody onwards", ["AB", "BC"], { forgeries: 1, faultsMax: 1, custody: true }),
-  scenario("elsewhere", ["AB", "AC"], { faultsMax: 2, cancels: 1, crashes: 1, losses: 1 }),
+  scenario("elsewhere", ["AB", "AC"], { faultsMax: 1, cancels: 1, crashes: 1, losses: 1 }),
 ];
 
 export function worldOf({ hosts, blocks, faults, faultsMax, custody }: Scenario): World {
