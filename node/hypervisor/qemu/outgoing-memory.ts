@@ -13,6 +13,7 @@
  */
 
 import { randomBytes } from "node:crypto";
+import { setTimeout as pause } from "node:timers/promises";
 import type { MigrationInfo } from "../../qmp/commands.ts";
 import type { QmpClient } from "../../qmp/qmp-client.ts";
 import type { DomainFolder } from "../domain-folder.ts";
@@ -35,6 +36,8 @@ const SHRINK_RATIO = 0.9;
 const FREEZE_PATIENCE_MS = 300;
 /** How long a guest stays stopped that QEMU stopped without being asked. */
 const UNASKED_STOP_MS = 250;
+/** Of a migration of an earlier process we get no events of its beginning: it is asked. */
+const EARLIER_POLL_MS = 2;
 /** QEMU's own limit: 2000 seconds. */
 const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
 
@@ -298,7 +301,8 @@ export async function endEarlier(client: QmpClient): Promise<void> {
     const isOver =
       status === undefined || ["none", "completed", "cancelled", "failed"].includes(status as string);
     if (isOver) return;
-    if (status !== "cancelling") await client.execute("migrate_cancel");
+    if (status !== "cancelling" && status !== "setup") await client.execute("migrate_cancel");
+    await pause(EARLIER_POLL_MS);
   }
 }
 

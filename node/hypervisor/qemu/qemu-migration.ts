@@ -17,6 +17,7 @@ export type MigrationStatus =
   /** The connection to QEMU was lost, and QEMU perhaps with it. */
   | "lost";
 
+const CANCELLABLE = ["active", "pre-switchover", "device", "cancelling"] as const;
 const OVER: readonly MigrationStatus[] = ["completed", "cancelled", "failed", "lost"];
 
 export type MigrationListener = {
@@ -97,8 +98,14 @@ export class QemuMigration {
     return this.#status;
   }
 
-  /** The guest runs on, where it ran before. Resolves when the migration is over, one way or the other. */
+  /**
+   * The guest runs on, where it ran before. Resolves when the migration is over, one way or the other.
+   *
+   * Not during `setup`: QEMU (10.0) calls a migration cancelled that has no connection yet, makes the connection all
+   * the same, and crashes when the next migration begins meanwhile.
+   */
   async cancel(): Promise<MigrationStatus> {
+    await this.until(...CANCELLABLE);
     if (!this.isOver) {
       await this.#client.execute("migrate_cancel");
       await this.until();

@@ -144,6 +144,14 @@ describe.skipIf(!canRun)("with QEMU 9 or newer and an assembler", () => {
       await target.destroy(ID);
     });
 
+    it("runs on when migrations are cancelled as soon as they have begun, one after the other", async () => {
+      await start({});
+      await vbds.stores[0]!.further(20);
+      for (let attempt = 0; attempt < 20; attempt++) await (await hypervisor.migrateOut(ID)).cancel();
+      await vbds.stores[0]!.further(20);
+      expect(await hypervisor.status(ID)).toEqual({ state: "running" });
+    });
+
     it("is not taken over from a socket where no QEMU answers", async () => {
       const config = { qmp: join(vbds.dir, "nobody") };
       await expect(start(config)).rejects.toMatchObject({ code: "QMP_UNREACHABLE" });
