@@ -206,9 +206,10 @@ export class QemuHypervisor implements Hypervisor {
     const config = parseQemuConfig(spec.config);
     const folder = this.#folder(spec.id);
     const args = qemuArguments(spec, config, { folder, host: this.#host, mode });
-    const status = await this.status(spec.id);
-    // A guest that powered off has left a QEMU behind.
-    if (status.state === "shutoff") await this.#kill(folder, spec.id);
+    const client = await this.#connect(folder, spec.id);
+    const before = client === undefined ? undefined : stateOf(await client.execute("query-status")).state;
+    // A guest that powered off, or that panicked, has left a QEMU behind.
+    if (before === "shutoff" || before === "crashed") await this.#kill(folder, spec.id);
     const earlier = await folder.process();
     if (earlier && isAlive(earlier)) {
       throw new HypervisorError({ code: "HYPERVISOR_DOMAIN_EXISTS", domain: spec.id });
