@@ -10,34 +10,37 @@ import { BLOCK_SCRIPT } from "./block-script.ts";
 
 const MEMORY_SLACK_BYTES = 64 << 20;
 
+/** libxl writes what is empty as such, or leaves it out. */
+const None = z.array(z.unknown()).length(0).nullish();
 const Disk = z.looseObject({
   pdev_path: z.string(),
   script: z.string(),
   backend: z.literal("phy"),
   format: z.literal("raw"),
 });
-const Received = z.strictObject({
-  c_info: z.looseObject({
-    name: z.string(),
-    uuid: z.string(),
-    type: z.enum(["pvh", "pv", "hvm"]),
-  }),
-  b_info: z.looseObject({
-    max_memkb: z.number(),
-    device_model: z.never().optional(),
-    extra: z.never().optional(),
-    extra_pv: z.never().optional(),
-    extra_hvm: z.never().optional(),
-    device_model_user: z.never().optional(),
-  }),
-  disks: z.array(Disk).default([]),
-  nics: z.array(z.looseObject({ script: z.never().optional() })).default([]),
-  on_poweroff: z.string().optional(),
-  on_reboot: z.string().optional(),
-  on_watchdog: z.string().optional(),
-  on_crash: z.string().optional(),
-  on_soft_reset: z.string().optional(),
+const Nic = z.looseObject({
+  script: z
+    .string()
+    .regex(/^(?:\/etc\/xen\/scripts\/)?vif-[a-z]+$/)
+    .nullish(),
 });
+const Received = z
+  .object({
+    c_info: z.looseObject({ name: z.string(), uuid: z.string(), type: z.enum(["pvh", "pv", "hvm"]) }),
+    b_info: z.looseObject({
+      max_memkb: z.number(),
+      device_model: z.null().optional(),
+      device_model_user: z.null().optional(),
+      ...{ extra: None, extra_pv: None, extra_hvm: None },
+    }),
+    disks: z.array(Disk).default([]),
+    nics: z.array(Nic).default([]),
+    ...{ on_poweroff: z.string().optional(), on_reboot: z.string().optional() },
+    ...{ on_watchdog: z.string().optional(), on_crash: z.string().optional() },
+    on_soft_reset: z.string().optional(),
+  })
+  // Devices of every other kind: none.
+  .catchall(None);
 
 /** Throws HYPERVISOR_BAD_STREAM where the configuration is not that of `spec` and of nothing else. */
 export function checkReceivedConfig(text: string, spec: DomainSpec): void {
