@@ -12,12 +12,22 @@ import type { QemuPackages } from "./packages.ts";
 
 export type GuestImage = { kernel: string; initrd: string };
 
-type Entry = { path: string; mode: number; data: Buffer; device?: { major: number; minor: number } };
+export type ArchiveEntry = {
+  path: string;
+  mode: number;
+  data: Buffer;
+  device?: { major: number; minor: number };
+};
 
 const MODULES = ["virtio_pci", "virtio_blk", "virtio_net"];
 const SOURCES = join(import.meta.dirname, "guest");
 const FOLDERS = ["bin", "data", "dev", "modules", "proc", "sys"];
-const MODE = { folder: 0o040755, executable: 0o100755, file: 0o100644, characterDevice: 0o020600 } as const;
+export const MODE = {
+  folder: 0o040755,
+  executable: 0o100755,
+  file: 0o100644,
+  characterDevice: 0o020600,
+} as const;
 const run = promisify(execFile);
 
 /** Made anew where the workload's source is newer than it. */
@@ -32,8 +42,8 @@ export async function guestImage(packages: QemuPackages, cacheDir: string): Prom
     return { kernel: packages.kernel, initrd };
   }
   await compile(join(SOURCES, "workload.c"), workload);
-  const modules = await modulesInOrder(packages.modules);
-  const entries: Entry[] = [
+  const modules = await modulesInOrder(packages.modules, MODULES);
+  const entries: ArchiveEntry[] = [
     ...FOLDERS.map((path) => ({ path, mode: MODE.folder, data: Buffer.alloc(0) })),
     // The kernel opens it for the first process before there is a `/dev` of its own.
     {
@@ -57,7 +67,7 @@ export async function guestImage(packages: QemuPackages, cacheDir: string): Prom
   return { kernel: packages.kernel, initrd };
 }
 
-async function compile(source: string, target: string): Promise<void> {
+export async function compile(source: string, target: string): Promise<void> {
   try {
     await run("gcc", ["-O2", "-static", "-pthread", "-o", target, source]);
   } catch (cause) {
@@ -67,10 +77,10 @@ async function compile(source: string, target: string): Promise<void> {
   }
 }
 
-type Module = { name: string; data: Buffer };
+export type Module = { name: string; data: Buffer };
 
 /** Each after those it needs: a package's modules come without an index, and each names its own. */
-async function modulesInOrder(folder: string): Promise<Module[]> {
+export async function modulesInOrder(folder: string, names: readonly string[]): Promise<Module[]> {
   const paths = await readdir(join(folder, "kernel"), { recursive: true });
   const byName = new Map(
     paths
@@ -87,7 +97,7 @@ async function modulesInOrder(folder: string): Promise<Module[]> {
     for (const needed of needsOf(data)) await add(needed);
     ordered.push({ name: file, data });
   };
-  for (const name of MODULES) await add(name);
+  for (const name of names) await add(name);
   return ordered;
 }
 
@@ -100,9 +110,9 @@ function needsOf(module: Buffer): string[] {
   return text.split(",").flatMap((name) => (name === "" ? [] : [name.replaceAll("-", "_")]));
 }
 
-function newcArchive(entries: readonly Entry[]): Buffer {
+export function newcArchive(entries: readonly ArchiveEntry[]): Buffer {
   const parts: Buffer[] = [];
-  const end: Entry = { path: "TRAILER!!!", mode: 0, data: Buffer.alloc(0) };
+  const end: ArchiveEntry = { path: "TRAILER!!!", mode: 0, data: Buffer.alloc(0) };
   for (const [index, { path, mode, data, device = { major: 0, minor: 0 } }] of [...entries, end].entries()) {
     const name = Buffer.from(`${path}\0`);
     const links = 1;

@@ -110,7 +110,7 @@ exec '${usr}/bin/${QEMU}' -L '${usr}/share/qemu' -L '${usr}/share/seabios' "$@"
 }
 
 /** apt with folders of its own: it reads the machine's sources and keys, and changes nothing of the machine. */
-class Apt {
+export class Apt {
   readonly #dir: string;
   readonly #suite: string;
 
@@ -158,6 +158,20 @@ class Apt {
   async downloadWithDependencies(name: string): Promise<void> {
     const options = ["--yes", "-qq", "--download-only", "--no-install-recommends", "--reinstall"];
     await this.#run("apt-get", ["install", ...options, "-t", `${this.#suite}-backports`, name]);
+  }
+
+  /** Those and all that they need, as for a machine that has no package yet. */
+  async downloadForNewMachine(names: readonly string[]): Promise<void> {
+    const status = join(this.#dir, "no-packages");
+    await writeFile(status, "");
+    const options = ["--yes", "-qq", "--download-only", "--no-install-recommends"];
+    await this.#run("apt-get", ["-o", `Dir::State::status=${status}`, "install", ...options, ...names]);
+  }
+
+  /** What `name` depends on by name, for packages that only stand for others. */
+  async dependenciesOf(name: string): Promise<string[]> {
+    const { stdout } = await this.#run("apt-cache", ["depends", `${name}/${this.#suite}`]);
+    return [...stdout.matchAll(/Depends: ([\w.+-]+)$/gm)].map((match) => match[1]!);
   }
 
   async packages(): Promise<string[]> {
