@@ -259,14 +259,17 @@ export class DirtyLog {
       this.#map.storeAll(written);
     }
     this.#written = written;
+    // A log that was closed in order is on the disk, and opening one is part of a migration's downtime.
+    if (header.state !== "clean") await this.#file.fdatasync();
     await this.#adopt();
     return undefined;
   }
 
-  /** The file is used further under the current boot, with a map that is whole in the page cache. */
+  /**
+   * The file is used further under the current boot. Its map is durable: until it was, the old activity and boot id
+   * are what made it whole.
+   */
   async #adopt(): Promise<void> {
-    await this.#file.fdatasync();
-    // Only now: until the map is durable the old activity and boot id are what makes it whole.
     this.#forgetActivity();
     this.#activity.store(this.#generation);
     this.#storeHeader("open");

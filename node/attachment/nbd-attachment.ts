@@ -87,13 +87,15 @@ export class NbdAttachment implements Attachment {
 
   /** Opens and exports every vbd, or none. */
   static async open(options: NbdAttachmentOptions): Promise<NbdAttachment> {
-    const stacks: Stack[] = [];
-    try {
-      for (const [index, vbd] of options.vbds.entries())
-        stacks.push(await openStack(index, vbd, options, () => arrived()));
-    } catch (error) {
+    // At once: opening them is part of a migration's downtime, and each waits for its disk.
+    const opened = await Promise.allSettled(
+      options.vbds.map((vbd, index) => openStack(index, vbd, options, () => arrived())),
+    );
+    const stacks = opened.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+    const failure = opened.find((result) => result.status === "rejected");
+    if (failure !== undefined) {
       for (const stack of stacks) await closeStack(stack);
-      throw error;
+      throw failure.reason;
     }
     const throttle = new WriteThrottle(options.clock ?? systemClock);
     const arrived = (): void => {
