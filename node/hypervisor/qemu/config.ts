@@ -1,7 +1,7 @@
 /** The settings of a `qemu` domain, and what a host allows them. Settings travel with the domain: a peer wrote them. */
 
 import { z } from "zod";
-import { HypervisorError } from "../errors.ts";
+import { parseSettings } from "../settings.ts";
 
 const CPUS_MAX = 64;
 const NICS_MAX = 8;
@@ -65,17 +65,5 @@ export type QemuHostOptions = {
 
 /** Reads a domain's settings. Throws `HYPERVISOR_BAD_SPEC`. */
 export function parseQemuConfig(text: string): QemuConfig {
-  let value: unknown;
-  try {
-    value = text.trim() === "" ? {} : JSON.parse(text);
-  } catch (cause) {
-    throw new HypervisorError(
-      { code: "HYPERVISOR_BAD_SPEC", field: "config", reason: "not JSON" },
-      { cause },
-    );
-  }
-  const parsed = QemuConfig.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const reason = z.prettifyError(parsed.error);
-  throw new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field: "config", reason });
+  return parseSettings(text, QemuConfig);
 }

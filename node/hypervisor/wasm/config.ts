@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import { HypervisorError } from "../errors.ts";
+import { parseSettings } from "../settings.ts";
 import { MEMORY_BYTES_MIN, UNLIMITED, VBDS_MAX } from "./layout.ts";
 
 const WASM_PAGE_BYTES = 65_536;
@@ -59,22 +60,7 @@ export const WORKLOAD_DEFAULTS = {
 
 /** Reads a domain's settings; an empty text is all defaults. Throws `HYPERVISOR_BAD_SPEC`. */
 export function parseGuestConfig(text: string): GuestConfig {
-  let value: unknown;
-  try {
-    value = text.trim() === "" ? {} : JSON.parse(text);
-  } catch (cause) {
-    throw new HypervisorError(
-      { code: "HYPERVISOR_BAD_SPEC", field: "config", reason: "not JSON" },
-      { cause },
-    );
-  }
-  const parsed = GuestConfig.safeParse(value);
-  if (parsed.success) return parsed.data;
-  throw new HypervisorError({
-    code: "HYPERVISOR_BAD_SPEC",
-    field: "config",
-    reason: z.prettifyError(parsed.error),
-  });
+  return parseSettings(text, GuestConfig);
 }
 
 export function checkMemoryBytes(memoryBytes: number): void {
