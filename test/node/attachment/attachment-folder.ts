@@ -1,5 +1,6 @@
 /** Two vbds on files, with the logs of one generation, and an NBD server for their exports. */
 
+import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import type { NbdAttachmentOptions, NbdVbd } from "../../../node/attachment/nbd-attachment.ts";
@@ -23,7 +24,8 @@ export class AttachmentFolder {
   exports = new ExportRegistry();
   server = new NbdServer({ exports: this.exports });
   readonly nbdSocketPath: string;
-  readonly vbds: readonly NbdVbd[];
+  vbds: readonly NbdVbd[];
+  #devices: readonly string[] = [];
 
   constructor(folder: string) {
     this.nbdSocketPath = join(folder, "nbd");
@@ -79,7 +81,17 @@ export class AttachmentFolder {
     await this.server.listen({ unixPath: this.nbdSocketPath });
   }
 
+  /** Puts a loop device over each vbd's file. Throws where there are none, or we are not root. */
+  useDevices(): void {
+    this.vbds = this.vbds.map((vbd) => {
+      const device = execFileSync("losetup", ["--find", "--show", vbd.path], { stdio: "pipe" });
+      this.#devices = [...this.#devices, device.toString().trim()];
+      return { ...vbd, path: this.#devices.at(-1)! };
+    });
+  }
+
   async end(): Promise<void> {
     await this.server.stop();
+    for (const device of this.#devices) execFileSync("losetup", ["--detach", device]);
   }
 }

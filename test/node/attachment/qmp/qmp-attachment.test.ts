@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { QmpAttachment } from "../../../../node/attachment/qmp/qmp-attachment.ts";
@@ -33,6 +33,37 @@ if (hasQemu) {
     };
   });
 }
+
+/** Loop devices need root and a kernel that has them. */
+const hasLoopDevices = spawnSync("losetup", ["--find"]).status === 0;
+
+test.skipIf(!hasQemu || !hasLoopDevices)(
+  "a vbd on a block device is pivoted and tracked as one on a file",
+  async () => {
+    const stage = new QemuStage();
+    let attachment: QmpAttachment | undefined;
+    try {
+      await stage.folder.begin();
+      stage.folder.useDevices();
+      attachment = await QmpAttachment.open(stage.options());
+      await stage.startQemu();
+      await attachment.endWindow();
+      expect(attachment.isNative).toBe(true);
+      await stage.io(0, "write -P 7 4096 4096");
+      await attachment.beginWindow();
+      await stage.io(1, "write -P 8 8192 4096");
+      expect(attachment.startRounds().map(({ written }) => [...written])).toEqual([[1], [2]]);
+      expect(await readBlock(attachment, 0, 1)).toEqual(Buffer.alloc(BLOCK_SIZE_BYTES, 7));
+      attachment.stopRounds();
+      await attachment.endWindow();
+      expect(attachment.isNative).toBe(true);
+      await stage.io(1, "read -P 8 8192 4096");
+    } finally {
+      await attachment?.close();
+      await stage.remove();
+    }
+  },
+);
 
 describe.skipIf(!hasQemu)("a vbd that QEMU has on its native path", () => {
   let stage: QemuStage;
