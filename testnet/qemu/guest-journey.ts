@@ -45,9 +45,11 @@ export class GuestJourney {
   async begin(beatPath: string): Promise<void> {
     const { route, memory, diskSize, secondSize, diskless = false } = this.#options;
     const host = this.#cluster.host(route[0]!);
-    this.#status.update("making the guest's file system");
     const image = join(this.#cluster.folder, "root.img");
-    await makeFileSystem(image, diskSize);
+    if (!diskless) {
+      this.#status.update("making the guest's file system");
+      await makeFileSystem(image, diskSize);
+    }
     this.#status.update(`the guest boots on ${host.name}`);
     const vbds = [
       { name: "root", image },
