@@ -432,7 +432,10 @@ export class QmpAttachment implements Attachment {
 
   #later(work: () => Promise<void>): void {
     if (this.#closing !== undefined) return;
-    void this.#exclusive(work).catch((error: unknown) => this.#warn(error));
+    void this.#exclusive(work).catch((error: unknown) => {
+      // `#lost` looks what became of it.
+      if (!(error instanceof QmpError) || error.code !== "QMP_CLOSED") this.#warn(error);
+    });
   }
 
   #warn(error: unknown): void {
