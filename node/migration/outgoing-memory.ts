@@ -9,9 +9,15 @@ import type { OutgoingMemory } from "../hypervisor/hypervisor.ts";
 import type { Channel } from "../network/network.ts";
 import type { RateLimiter } from "./rate-limiter.ts";
 import { codec } from "./session.ts";
+import { wait } from "./stall-watch.ts";
 
 /** A few round trips at 10 Gbit/s and 10 ms; also what a lost link costs to send again. */
 const RETAINED_BYTES_MAX = 16 << 20;
+
+/** The destination acknowledges a mebibyte at a time: one may always be on its way. */
+const DRAINED_BYTES = 3 << 19;
+/** A guest that writes faster than the link takes it is frozen all the same. */
+const DRAIN_PATIENCE_MS = 1_000;
 
 export type MemoryRelayHooks = { onLost: (error: unknown) => void; limiter: RateLimiter };
 
@@ -73,6 +79,14 @@ export class MemoryRelay {
     } catch (error) {
       if (this.#channel === channel && !this.#stopped) this.#onLost(error);
     }
+  }
+
+  /** Resolves when little is on its way, when the relay was stopped, or after `DRAIN_PATIENCE_MS`. */
+  async drained(signal: AbortSignal): Promise<void> {
+    const drain = async (): Promise<void> => {
+      while (this.#retainedBytes > DRAINED_BYTES && !this.#stopped) await this.#change();
+    };
+    await Promise.race([drain(), wait(DRAIN_PATIENCE_MS, signal)]);
   }
 
   /** The destination's hypervisor took everything before `offset`. */

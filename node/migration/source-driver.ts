@@ -309,6 +309,8 @@ export class SourceDriver {
     this.#later(async () => {
       await this.#parts.beforeFreeze();
       const memory = this.#memory;
+      // What is still on its way would stand before the memory's tail, and be part of the downtime.
+      await memory?.relay.drained(this.#stopping.signal);
       if (!isWanted() || memory === undefined) return undefined;
       // A guest that waits for an answer would be frozen only when it has it.
       this.#parts.attachment.throttleWrites?.(1);

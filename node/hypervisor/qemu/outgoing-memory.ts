@@ -14,7 +14,6 @@
 
 import { randomBytes } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
-import type { MigrationInfo } from "../../qmp/commands.ts";
 import type { QmpClient } from "../../qmp/qmp-client.ts";
 import type { DomainFolder } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
@@ -28,6 +27,7 @@ type Round = { round: number; remainingBytes: number; converged: boolean };
 const TAIL_GOAL_MS = 20;
 /** Goes out in well under a millisecond: fewer bytes are not worth a further pass. */
 const TAIL_BYTES_MIN = 256 << 10;
+const PACED_BYTES_MIN = 2 << 20;
 /** Passes after which whatever is left is left. */
 const ROUNDS_MAX = 30;
 /** A pass that leaves more than this part of what the one before left does not get anywhere. */
@@ -50,6 +50,9 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   #migration: QemuMigration | undefined;
   #lastRound: Round | undefined;
   #isAsking = false;
+  #isPaced = false;
+  /** What QEMU sent per second, millions of bits, when nothing held it back. */
+  #mbps = 0;
   #givenBytes = 0;
   #state: "passes" | "freezing" | "frozen" | "cancelled" = "passes";
   #isTailAsked = false;
@@ -100,7 +103,7 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     await this.#restarting;
     const migration = this.#running();
     if (migration.status !== "pre-switchover") {
-      await this.#allowTail(Math.max(TAIL_BYTES_MIN, 1.5 * (this.#lastRound?.remainingBytes ?? 0)));
+      await this.#steer(this.#lastRound?.remainingBytes ?? 0);
     }
     const patience = setTimeout(() => void this.#allowAnyTail().catch(() => {}), FREEZE_PATIENCE_MS);
     const status = await migration.until("pre-switchover").finally(() => clearTimeout(patience));
@@ -156,6 +159,7 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   }
 
   async #beginMigration(): Promise<void> {
+    this.#isPaced = false;
     await this.#allowTail(1);
     this.#migration = await QemuMigration.begin(this.#client, {
       path: this.#folder.streamPath(randomBytes(4).toString("hex")),
@@ -231,7 +235,9 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     this.#isAsking = true;
     try {
       const { ram } = await this.#client.execute("query-migrate");
-      if (ram !== undefined && arePasses()) this.#tell(judge(ram, pass, this.#lastRound));
+      if (ram === undefined || !arePasses()) return;
+      if (!this.#isPaced) this.#mbps = ram.mbps ?? 0;
+      this.#tell(judge(ram.remaining, { pass, mbps: this.#mbps, before: this.#lastRound }));
     } catch {
       // The migration's status says what became of it.
     } finally {
@@ -242,6 +248,27 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   #tell(round: Round): void {
     this.#lastRound = round;
     for (const listener of this.#listeners) listener(round);
+    // The migration's status says what became of a QEMU that does not answer.
+    if (this.#state === "freezing") void this.#steer(round.remainingBytes).catch(() => undefined);
+    else if (round.converged !== this.#isPaced) void this.#pace(round).catch(() => undefined);
+  }
+
+  /**
+   * While all is nearly said QEMU would make one pass after the other as fast as the stream takes them: what lies
+   * between it and the destination would never get less, and the tail would have to wait behind it.
+   */
+  async #pace({ converged, remainingBytes }: Round): Promise<void> {
+    this.#isPaced = converged;
+    await this.#client.execute("migrate-set-parameters", {
+      "max-bandwidth": converged ? pacedBandwidth(remainingBytes) : 0,
+    });
+  }
+
+  /** For a freeze: QEMU stops the guest after a pass that leaves about as much as the last one. */
+  async #steer(remainingBytes: number): Promise<void> {
+    this.#isPaced = true;
+    const bytes = Math.max(TAIL_BYTES_MIN, 1.5 * remainingBytes);
+    await this.#allowTail(bytes, { bandwidth: pacedBandwidth(remainingBytes) });
   }
 
   #changed(status: MigrationStatus): void {
@@ -257,11 +284,11 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   }
 
   /** QEMU stops the guest once no more than `bytes` are left. Counts from its next look on, within 100 ms. */
-  async #allowTail(bytes: number): Promise<void> {
+  async #allowTail(bytes: number, { bandwidth = 0 } = {}): Promise<void> {
     // Its threshold is bandwidth × time: a time of one millisecond makes it a number of bytes.
     const bytesPerSecond = Math.ceil(bytes) * 1000;
     await this.#client.execute("migrate-set-parameters", {
-      "max-bandwidth": 0,
+      "max-bandwidth": bandwidth,
       "downtime-limit": 1,
       "avail-switchover-bandwidth": bytesPerSecond,
     });
@@ -286,11 +313,20 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   }
 }
 
-function judge(ram: NonNullable<MigrationInfo["ram"]>, pass: number, before: Round | undefined): Round {
-  const { remaining, mbps = 0 } = ram;
+/** A pass each tenth of a second, and some more: QEMU counts its rate in tenths of a second. */
+function pacedBandwidth(remainingBytes: number): number {
+  return 10 * Math.max(PACED_BYTES_MIN, 2 * remainingBytes);
+}
+
+function judge(
+  remaining: number,
+  { pass, mbps, before }: { pass: number; mbps: number; before: Round | undefined },
+): Round {
   const goalBytes = Math.max(TAIL_BYTES_MIN, ((mbps * 1e6) / 8 / 1000) * TAIL_GOAL_MS);
   const isStuck = pass > 3 && before !== undefined && remaining > before.remainingBytes * SHRINK_RATIO;
-  const converged = remaining <= goalBytes || isStuck || pass >= ROUNDS_MAX;
+  // A paced pass leaves what a tenth of a second makes dirty: more than one that followed at once.
+  const factor = before?.converged === true ? 4 : 1;
+  const converged = remaining <= factor * goalBytes || isStuck || pass >= ROUNDS_MAX;
   return { round: pass - 1, remainingBytes: remaining, converged };
 }
 
