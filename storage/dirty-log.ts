@@ -106,9 +106,19 @@ export class DirtyLog {
     this.#forgetActivity();
   }
 
-  /** Begins an empty log in an empty or used file; what the file held is lost. Durable when it completes. */
-  static async create(file: ByteFile, options: DirtyLogOptions): Promise<DirtyLog> {
-    const log = new DirtyLog(file, options, new BlockBitmap(options.blockCount));
+  /**
+   * Begins a log in an empty or used file; what the file held is lost. Durable when it completes, and until then
+   * the file is a log that nobody believes. `written`: what is written already, none by default; the log owns it.
+   * Never make an empty log first and cover its blocks then: a crash in between leaves one that says nothing was
+   * written, and is believed.
+   */
+  static async create(
+    file: ByteFile,
+    options: DirtyLogOptions,
+    written = new BlockBitmap(options.blockCount),
+  ): Promise<DirtyLog> {
+    assert(written.blockCount === options.blockCount, "a bitmap of another size");
+    const log = new DirtyLog(file, options, written);
     await log.#initialise();
     return log;
   }

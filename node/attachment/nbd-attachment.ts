@@ -281,8 +281,7 @@ async function openDirtyLog(
   const file = FdByteFile.open(path);
   const opened = await DirtyLog.open(file, options);
   if (opened.trusted) return { log: opened.log, untrusted: undefined };
-  const log = await DirtyLog.create(file, options);
-  await addToLog(log, BlockBitmap.full(options.blockCount));
+  const log = await DirtyLog.create(file, options, BlockBitmap.full(options.blockCount));
   return { log, untrusted: opened.reason };
 }
 

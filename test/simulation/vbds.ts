@@ -226,30 +226,16 @@ function noneOf({ blockCount }: BlockBitmap): BlockBitmap {
   return new BlockBitmap(blockCount);
 }
 
-/**
- * A tracker that cannot be trusted says that every block was written. That it cannot is durable before a new log
- * takes the place of the old one: a crash in between would leave an empty log that nobody doubts.
- */
+/** A tracker that cannot be trusted says that every block was written. */
 async function openDirtyLog(
   parts: VbdParts,
   identity: LogIdentity,
 ): Promise<{ log: DirtyLog; untrusted: string | undefined }> {
-  const { vbd, generation } = identity;
+  const { vbd } = identity;
   const options = dirtyLogOptions(parts, identity);
   const file = openFile(parts, `dirty-${vbd}`);
-  const doubt = openFile(parts, `doubt-${vbd}`);
-  const isDoubted = doubt.size() > 0 && lastByteOf(doubt) === generation;
   const opening = await DirtyLog.open(file, options);
-  if (opening.trusted && !isDoubted) return { log: opening.log, untrusted: undefined };
-  doubt.pwrite(0, Uint8Array.of(generation));
-  await doubt.fdatasync();
-  const log = await DirtyLog.create(file, options);
-  await log.cover(0, options.blockCount);
-  return { log, untrusted: opening.trusted ? "it was doubted before" : opening.reason };
-}
-
-function lastByteOf(file: SimByteFile): number {
-  const byte = new Uint8Array(1);
-  file.pread(file.size() - 1, byte);
-  return byte[0]!;
+  if (opening.trusted) return { log: opening.log, untrusted: undefined };
+  const log = await DirtyLog.create(file, options, BlockBitmap.full(options.blockCount));
+  return { log, untrusted: opening.reason };
 }

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { BlockBitmap } from "../../protocol/block-bitmap.ts";
 import { DirtyLog, type DirtyLogOpening } from "../../storage/dirty-log.ts";
 import { CrashingByteFile } from "./crashing-byte-file.ts";
 import { forSeeds, Random, settle } from "./random.ts";
@@ -264,6 +265,30 @@ describe("dirty log: reset", () => {
       if (file.operationsLeft > 0) expect(young.trusted).toBe(true);
     });
   });
+});
+
+describe("dirty log: made anew where nothing is known", () => {
+  it.each(["afterKill", "afterPowerLoss"] as const)(
+    "says that every block was written, or is not believed, wherever its making ended (%s)",
+    async (crash) => {
+      let isMade = false;
+      for (let operations = 1; !isMade; operations++) {
+        const used = newFile();
+        await (await DirtyLog.create(used, { ...OPTIONS, generation: 2 })).close({ clean: true });
+        const file = used.afterKill();
+        file.operationsLeft = operations;
+        await DirtyLog.create(file, NEXT_BOOT, BlockBitmap.full(100)).catch((error: unknown) => {
+          if (!file.dead) throw error;
+        });
+        isMade = !file.dead;
+        file.operationsLeft = Number.POSITIVE_INFINITY;
+        const opening = await DirtyLog.open(isMade ? file : file[crash](), NEXT_BOOT);
+        if (opening.trusted) expect(opening.log.written.population, `${operations}`).toBe(100);
+        else expect(isMade).toBe(false);
+        expect(operations).toBeLessThan(100);
+      }
+    },
+  );
 });
 
 describe("dirty log: any history with crashes", () => {
