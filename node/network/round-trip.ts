@@ -12,6 +12,8 @@ export async function roundTrip(stream: Stream, signal: AbortSignal): Promise<nu
   const sentAt = performance.now();
   try {
     const answer = echoOf(stream, signal);
+    // A stream that ended meanwhile cannot be sent on: nobody waits for an answer, and one is refused all the same.
+    answer.catch(() => undefined);
     stream.send(question);
     if (!question.equals(await answer)) throw new Error("the peer echoed something else");
     const elapsedMs = performance.now() - sentAt;

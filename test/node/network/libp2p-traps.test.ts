@@ -15,6 +15,7 @@ import { afterEach, expect, test } from "vitest";
 import { drained } from "../../../node/network/drained.ts";
 import { STREAM_WINDOW_SIZE } from "../../../node/network/libp2p-network.ts";
 import type { Channel } from "../../../node/network/network.ts";
+import { roundTrip } from "../../../node/network/round-trip.ts";
 import { Hosts } from "./hosts.ts";
 
 const PROTOCOL = "/test/frames/1.0.0";
@@ -67,6 +68,20 @@ test("a muxer's drain does not end the wait of a stream whose own window is used
   }
   expect(await Promise.race([wait, loopTurns(20).then(() => "waiting")])).toBe("waiting");
   expect(sender.writeBufferLength).toBe(queued);
+});
+
+test("a ping on a stream that has ended is refused once, and leaves no rejection for later", async () => {
+  const { sender } = await stalledPair();
+  sender.abort(new Error("the connection was cut"));
+  const unheard: unknown[] = [];
+  const onUnheard = (reason: unknown): void => void unheard.push(reason);
+  process.prependListener("unhandledRejection", onUnheard);
+  const limit = new AbortController();
+  await expect(roundTrip(sender, limit.signal)).rejects.toThrow();
+  limit.abort(new Error("too late"));
+  await loopTurns(5);
+  process.off("unhandledRejection", onUnheard);
+  expect(unheard).toEqual([]);
 });
 
 test("pausing does not reset the stream, however often and wherever in a window it happens", async () => {
