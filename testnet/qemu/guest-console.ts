@@ -1,7 +1,8 @@
 /** The guest's serial console: one JSON object per line from the workload, one word per line to it. */
 
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { z } from "zod";
+import { connectUnix } from "../../node/connect-unix.ts";
 
 const GuestLine = z.looseObject({ type: z.string(), errors: z.number().optional() });
 export type GuestLine = z.infer<typeof GuestLine>;
@@ -17,19 +18,11 @@ export class GuestConsole {
   private constructor(socket: Socket) {
     this.#socket = socket;
     socket.setEncoding("utf8");
-    socket.on("error", () => {});
     socket.on("data", (text: string) => this.#push(text));
   }
 
-  static open(path: string): Promise<GuestConsole> {
-    return new Promise((resolve, reject) => {
-      const socket = connect(path);
-      socket.once("error", reject);
-      socket.once("connect", () => {
-        socket.off("error", reject);
-        resolve(new GuestConsole(socket));
-      });
-    });
+  static async open(path: string): Promise<GuestConsole> {
+    return new GuestConsole(await connectUnix(path));
   }
 
   /** Resolves with the next line that `matches`. */

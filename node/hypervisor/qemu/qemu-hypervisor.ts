@@ -5,7 +5,7 @@
 
 import { randomBytes } from "node:crypto";
 import { symlink } from "node:fs/promises";
-import { connect, type Socket } from "node:net";
+import { connectUnix } from "../../connect-unix.ts";
 import type { QmpClient, QmpEvent } from "../../qmp/qmp-client.ts";
 import type { QmpConnections, QmpLease } from "../../qmp/qmp-connections.ts";
 import { DomainFolder, isAlive } from "../domain-folder.ts";
@@ -265,7 +265,7 @@ export class QemuHypervisor implements Hypervisor {
     await client.execute("migrate-set-parameters", { "announce-rounds": 0 });
     const path = folder.streamPath(randomBytes(4).toString("hex"));
     await client.execute("migrate-incoming", { uri: `unix:${path}` });
-    return { client, socket: await connected(path) };
+    return { client, socket: await connectUnix(path) };
   }
 
   /** Throws HYPERVISOR_NO_SUCH_DOMAIN. */
@@ -368,19 +368,6 @@ async function quitAdopted(client: QmpClient | undefined): Promise<void> {
   client.onLoss(() => resolve());
   await client.execute("quit").catch(() => undefined);
   await promise;
-}
-
-function connected(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.once("error", reject);
-    socket.once("connect", () => {
-      socket.off("error", reject);
-      // Each write tells of it.
-      socket.on("error", () => {});
-      resolve(socket);
-    });
-  });
 }
 
 function badState(operation: string, state: string): HypervisorError {

@@ -3,7 +3,8 @@
  * replies of `migrate-out` are followed by events on the same connection.
  */
 
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { createServer, type Server, type Socket } from "node:net";
+import { connectUnix } from "../../connect-unix.ts";
 import { HypervisorError, type HypervisorErrorDetail } from "../errors.ts";
 
 const LINE_BYTES_MAX = 256 * 1024;
@@ -61,15 +62,8 @@ export class ControlConnection {
   }
 
   /** Rejects with the system's error where nobody listens. */
-  static connect(path: string): Promise<ControlConnection> {
-    return new Promise((resolve, reject) => {
-      const socket = connect(path);
-      socket.once("error", reject);
-      socket.once("connect", () => {
-        socket.off("error", reject);
-        resolve(new ControlConnection(socket));
-      });
-    });
+  static async connect(path: string): Promise<ControlConnection> {
+    return new ControlConnection(await connectUnix(path));
   }
 
   onEvent(listener: (event: Json) => void): void {

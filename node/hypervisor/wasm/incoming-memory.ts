@@ -1,6 +1,7 @@
 /** The daemon's end of a domain's live stream in. */
 
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
+import { connectUnix } from "../../connect-unix.ts";
 import { HypervisorError } from "../errors.ts";
 import type { IncomingMemory } from "../hypervisor.ts";
 import type { ControlConnection } from "./control-socket.ts";
@@ -14,25 +15,16 @@ export class WasmIncomingMemory implements IncomingMemory {
     this.#control = parts.control;
     this.#socket = parts.socket;
     this.#discard = parts.discard;
-    // Each write tells of it.
-    this.#socket.on("error", () => {});
     // The domain closes it when it is resumed, or ends.
     this.#socket.once("close", () => parts.control.close());
   }
 
-  static begin(parts: {
+  static async begin(parts: {
     control: ControlConnection;
     streamPath: string;
     discard: () => Promise<void>;
   }): Promise<WasmIncomingMemory> {
-    return new Promise((resolve, reject) => {
-      const socket = connect(parts.streamPath);
-      socket.once("error", reject);
-      socket.once("connect", () => {
-        socket.off("error", reject);
-        resolve(new WasmIncomingMemory({ ...parts, socket }));
-      });
-    });
+    return new WasmIncomingMemory({ ...parts, socket: await connectUnix(parts.streamPath) });
   }
 
   write(data: Uint8Array): Promise<void> {

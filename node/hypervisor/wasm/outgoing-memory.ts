@@ -1,6 +1,7 @@
 /** The daemon's end of a domain's live stream out: a control connection, and the stream's own socket. */
 
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
+import { connectUnix } from "../../connect-unix.ts";
 import { HypervisorError } from "../errors.ts";
 import type { OutgoingMemory } from "../hypervisor.ts";
 import type { ControlConnection, Json } from "./control-socket.ts";
@@ -28,13 +29,12 @@ export class WasmOutgoingMemory implements OutgoingMemory {
       socket.destroy();
     });
     // An error ends the stream; who reads it hears of it there.
-    socket.on("error", () => {});
   }
 
   static async begin(control: ControlConnection): Promise<WasmOutgoingMemory> {
     try {
       const { streamPath } = await control.request({ op: "migrate-out" });
-      return new WasmOutgoingMemory(control, await connected(String(streamPath)));
+      return new WasmOutgoingMemory(control, await connectUnix(String(streamPath)));
     } catch (error) {
       control.close();
       throw error;
@@ -98,17 +98,6 @@ export class WasmOutgoingMemory implements OutgoingMemory {
       this.#ended.resolve(this.#totalBytes);
     }
   }
-}
-
-function connected(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.once("error", reject);
-    socket.once("connect", () => {
-      socket.off("error", reject);
-      resolve(socket);
-    });
-  });
 }
 
 function gone(): HypervisorError {

@@ -1,7 +1,7 @@
 /** Connections for the kernel's NBD client: to an export of ours, or to a placeholder before there is one. */
 
 import { rm } from "node:fs/promises";
-import { connect, createServer, type Socket } from "node:net";
+import { createServer, type Socket } from "node:net";
 import { negotiate, OctetReader } from "../../../storage/nbd/client-handshake.ts";
 import {
   NBD_CMD,
@@ -12,6 +12,7 @@ import {
   REQUEST_SIZE_BYTES,
   SIMPLE_REPLY_SIZE_BYTES,
 } from "../../../storage/nbd/constants.ts";
+import { connectUnix } from "../../connect-unix.ts";
 import { HypervisorError } from "../errors.ts";
 import type { VbdAttachment } from "../hypervisor.ts";
 
@@ -33,7 +34,7 @@ export async function exportSocket({
   exportName,
   sizeBytes,
 }: VbdAttachment): Promise<KernelSocket> {
-  const socket = await connected(socketPath);
+  const socket = await connectUnix(socketPath);
   try {
     const reader = new OctetReader(socket);
     const info = await negotiate({ socket, reader }, { exportName, contexts: [], structuredReplies: false });
@@ -65,7 +66,7 @@ export async function placeholderSocket(
     server.listen(path, resolve);
   });
   try {
-    const socket = await connected(path);
+    const socket = await connectUnix(path);
     socket.pause();
     const other = await accepted.promise;
     answerZeroes(other);
@@ -121,16 +122,4 @@ function kernelSocket(socket: Socket, sizeBytes: number): KernelSocket {
     });
   }
   return { fd, sizeBytes, flags: DEVICE_FLAGS, release: () => socket.destroy() };
-}
-
-function connected(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.once("error", reject);
-    socket.once("connect", () => {
-      socket.off("error", reject);
-      socket.on("error", () => {});
-      resolve(socket);
-    });
-  });
 }
