@@ -1,6 +1,6 @@
 /**
- * Questions between hosts on the control connection: one JSON request and one JSON answer per channel, both
- * bounded. Advice only (what would fit, where bulk bytes go): nothing that gives a host the right to run a domain.
+ * What hosts ask one another in advance: what would fit, where bulk bytes go. Advice only, nothing that gives a host
+ * the right to run a domain.
  */
 
 import { z } from "zod";
@@ -10,23 +10,11 @@ import type { Probe } from "../data/data-service.ts";
 import { NodeError } from "../errors.ts";
 import type { Links } from "../membership/links.ts";
 import { NONCE_LENGTH } from "../network/dial-back.ts";
-import type { Channel, Network } from "../network/network.ts";
-
-const ID = z.string().min(1).max(256);
-
-const Description = z.strictObject({
-  id: ID,
-  name: z.string().min(1).max(NAME_LENGTH_MAX),
-  hypervisor: z.string().min(1).max(64),
-  memoryBytes: z.int().min(0),
-  config: z.string().max(1 << 20),
-  vbds: z
-    .array(z.strictObject({ name: z.string().min(1).max(NAME_LENGTH_MAX), sizeBytes: z.int().min(0) }))
-    .max(VBDS_MAX),
-});
+import type { Network } from "../network/network.ts";
+import { answerOn, askHost, DomainDescribed, IdText } from "./question.ts";
 
 const HostFacts = z.strictObject({
-  host: ID,
+  host: IdText,
   hostName: z.string().min(1).max(NAME_LENGTH_MAX),
   version: z.string().max(64),
   protocolVersion: z.int().min(0),
@@ -39,8 +27,8 @@ export type HostFacts = z.infer<typeof HostFacts>;
 const DialBack = z.strictObject({
   ask: z.literal("dial-back"),
   /** Who is to dial, and whom. */
-  from: ID,
-  to: ID,
+  from: IdText,
+  to: IdText,
   /** On which of the two networks: `data` with what is to be presented there. */
   data: z.exactOptional(z.strictObject({ nonce: z.string().length(NONCE_LENGTH) })),
 });
@@ -50,7 +38,7 @@ const Question = z.discriminatedUnion("ask", [
   z.strictObject({ ask: z.literal("facts") }),
   z.strictObject({
     ask: z.literal("probe"),
-    domain: Description,
+    domain: DomainDescribed,
     generation: z.int().min(0),
     bytesNeeded: z.int().min(0),
   }),
@@ -73,8 +61,6 @@ const ProbeAnswer = z.union([
   }),
 ]);
 
-const Answer = z.strictObject({ answer: z.unknown() }).or(z.strictObject({ error: z.string().max(4096) }));
-
 /** A domain that might come; `bytesNeeded` is what its vbds occupy where it is. */
 export type Candidate = { domain: DomainDescription; generation: number; bytesNeeded: number };
 
@@ -85,30 +71,17 @@ export type HostAnswers = {
 };
 
 /** Answers what other hosts ask. A question that is none gets an error, not a crash. */
-export async function answerQuestions(network: Network, answers: HostAnswers): Promise<void> {
-  await network.handle(HOSTS_PROTOCOL, async (channel) => {
-    for await (const frame of channel.frames()) {
-      await channel.send(encode(await reply(channel.peer, frame, answers)));
-    }
-    await channel.close();
-  });
-}
-
-async function reply(peer: string, frame: Uint8Array, answers: HostAnswers): Promise<unknown> {
-  try {
-    const question = Question.parse(decode(frame));
+export function answerQuestions(network: Network, answers: HostAnswers): Promise<void> {
+  return answerOn(network, { protocol: HOSTS_PROTOCOL, question: Question }, async (peer, question) => {
     switch (question.ask) {
       case "facts":
-        return { answer: await answers.facts() };
+        return answers.facts();
       case "probe":
-        return { answer: await answers.probe(peer, question) };
+        return answers.probe(peer, question);
       case "dial-back":
-        await answers.dialBack(peer, question);
-        return { answer: true };
+        return answers.dialBack(peer, question);
     }
-  } catch (error) {
-    return { error: (error instanceof Error ? error.message : String(error)).slice(0, 4096) };
-  }
+  });
 }
 
 /** One peer, asked over the control connection that it shares with gossip. */
@@ -144,29 +117,7 @@ export class HostAsker {
     await this.#ask(wish, signal);
   }
 
-  async #ask(question: Question, signal: AbortSignal): Promise<unknown> {
-    const connection = await this.#links.connect(this.host, HOSTS_PROTOCOL, signal);
-    const channel = await connection.open(HOSTS_PROTOCOL, signal);
-    try {
-      await channel.send(encode(question), signal);
-      const answer = Answer.parse(decode(await firstFrame(channel, signal)));
-      if ("error" in answer) throw new Error(answer.error);
-      return answer.answer;
-    } finally {
-      await channel.close(signal).catch(() => undefined);
-    }
+  #ask(question: Question, signal: AbortSignal): Promise<unknown> {
+    return askHost(this.#links, { host: this.host, protocol: HOSTS_PROTOCOL }, question, signal);
   }
-}
-
-async function firstFrame(channel: Channel, signal: AbortSignal): Promise<Uint8Array> {
-  for await (const frame of channel.frames(signal)) return frame;
-  throw new Error("the peer gave no answer");
-}
-
-function encode(value: unknown): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify(value));
-}
-
-function decode(frame: Uint8Array): unknown {
-  return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(frame));
 }

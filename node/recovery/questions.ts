@@ -5,35 +5,24 @@
 
 import { z } from "zod";
 import { CERTIFICATES_MAX, type SignedCertificate } from "../../protocol/custody.ts";
-import { NAME_LENGTH_MAX, VBDS_MAX } from "../../protocol/limits.ts";
+import { NAME_LENGTH_MAX } from "../../protocol/limits.ts";
 import type { DomainDescription } from "../../protocol/messages.ts";
 import type { Testimony } from "../../protocol/recovery.ts";
 import { CustodyRecord } from "../../storage/records.ts";
 import type { RecoverReport } from "../control/api.ts";
 import type { Links } from "../membership/links.ts";
-import type { Channel, Network } from "../network/network.ts";
+import type { Network } from "../network/network.ts";
+import { answerOn, askHost, DomainDescribed, IdText } from "../peers/question.ts";
 
 export const RECOVERY_PROTOCOL = "/sojourn/recovery/1";
 
-const Id = z.string().min(1).max(256);
 const Generation = z.int().min(0);
 
-const Description = z.strictObject({
-  id: Id,
-  name: z.string().min(1).max(NAME_LENGTH_MAX),
-  hypervisor: z.string().min(1).max(64),
-  memoryBytes: z.int().min(0),
-  config: z.string().max(1 << 20),
-  vbds: z
-    .array(z.strictObject({ name: z.string().min(1).max(NAME_LENGTH_MAX), sizeBytes: z.int().min(0) }))
-    .max(VBDS_MAX),
-});
-
-const Ends = { migration: Id, peer: Id, generation: Generation };
+const Ends = { migration: IdText, peer: IdText, generation: Generation };
 
 const Testimonial = z.strictObject({
-  host: Id,
-  claim: z.strictObject({ owner: Id, generation: Generation }).nullable(),
+  host: IdText,
+  claim: z.strictObject({ owner: IdText, generation: Generation }).nullable(),
   guest: z.enum(["running", "suspended", "incoming", "none"]),
   isStopped: z.boolean(),
   outgoing: z
@@ -51,23 +40,23 @@ const Testimonial = z.strictObject({
 
 const Question = z.discriminatedUnion("ask", [
   /** What do your journal and your hypervisor say? */
-  z.strictObject({ ask: z.literal("custody"), domain: Id }),
+  z.strictObject({ ask: z.literal("custody"), domain: IdText }),
   /** It is your turn: run `recover` for this domain, asking me. */
-  z.strictObject({ ask: z.literal("your-turn"), domain: Id }),
+  z.strictObject({ ask: z.literal("your-turn"), domain: IdText }),
   /** Somebody at my end wants it recovered, and I have nothing of it: you say to have it. */
-  z.strictObject({ ask: z.literal("recover"), domain: Id }),
+  z.strictObject({ ask: z.literal("recover"), domain: IdText }),
   /** The domain's chain of custody, as far as you know it. */
-  z.strictObject({ ask: z.literal("chain"), domain: Id }),
+  z.strictObject({ ask: z.literal("chain"), domain: IdText }),
   /** What you and I are the ends of; now it has my signature, too. */
   z.strictObject({ ask: z.literal("signed"), certificates: z.array(CustodyRecord).max(16) }),
 ]);
 type Question = z.infer<typeof Question>;
 
-const CustodyAnswer = z.strictObject({ testimony: Testimonial, description: Description.nullable() });
+const CustodyAnswer = z.strictObject({ testimony: Testimonial, description: DomainDescribed.nullable() });
 const TurnAnswer = z.strictObject({ did: z.array(z.string().max(4096)).max(16) });
 const Line = z.string().max(4096);
 const RecoverAnswer = z.strictObject({
-  domain: Id,
+  domain: IdText,
   name: z.string().max(NAME_LENGTH_MAX),
   found: z.array(Line).max(16),
   did: z.array(Line).max(16),
@@ -76,8 +65,6 @@ const RecoverAnswer = z.strictObject({
   advice: z.exactOptional(Line),
   adoption: z.exactOptional(z.strictObject({ from: z.string().max(64), generation: Generation })),
 });
-
-const Answer = z.strictObject({ answer: z.unknown() }).or(z.strictObject({ error: z.string().max(4096) }));
 
 export type Custody = { testimony: Testimony; description: DomainDescription | undefined };
 
@@ -89,30 +76,15 @@ export type RecoveryAnswers = {
   signed(peer: string, certificates: readonly SignedCertificate[]): Promise<void>;
 };
 
-export async function answerRecovery(network: Network, answers: RecoveryAnswers): Promise<void> {
-  await network.handle(RECOVERY_PROTOCOL, async (channel) => {
-    for await (const frame of channel.frames())
-      await channel.send(encode(await reply(channel.peer, frame, answers)));
-    await channel.close();
-  });
-}
-
-async function reply(peer: string, frame: Uint8Array, answers: RecoveryAnswers): Promise<unknown> {
-  try {
-    const question = Question.parse(decode(frame));
-    if (question.ask === "recover") return { answer: await answers.recover(question.domain) };
-    if (question.ask === "chain") return { answer: await answers.chain(question.domain) };
-    if (question.ask === "signed") {
-      await answers.signed(peer, question.certificates);
-      return { answer: null };
-    }
-    if (question.ask === "your-turn")
-      return { answer: { did: await answers.yourTurn(peer, question.domain) } };
+export function answerRecovery(network: Network, answers: RecoveryAnswers): Promise<void> {
+  return answerOn(network, { protocol: RECOVERY_PROTOCOL, question: Question }, async (peer, question) => {
+    if (question.ask === "recover") return answers.recover(question.domain);
+    if (question.ask === "chain") return answers.chain(question.domain);
+    if (question.ask === "signed") return answers.signed(peer, question.certificates);
+    if (question.ask === "your-turn") return { did: await answers.yourTurn(peer, question.domain) };
     const { testimony, description } = await answers.custody(question.domain);
-    return { answer: { testimony: nulled(testimony), description: description ?? null } };
-  } catch (error) {
-    return { error: (error instanceof Error ? error.message : String(error)).slice(0, 4096) };
-  }
+    return { testimony: nulled(testimony), description: description ?? null };
+  });
 }
 
 export class RecoveryAsker {
@@ -157,17 +129,8 @@ export class RecoveryAsker {
     await this.#ask(host, { ask: "signed", certificates: [...certificates] }, signal);
   }
 
-  async #ask(host: string, question: Question, signal: AbortSignal): Promise<unknown> {
-    const connection = await this.#links.connect(host, RECOVERY_PROTOCOL, signal);
-    const channel = await connection.open(RECOVERY_PROTOCOL, signal);
-    try {
-      await channel.send(encode(question), signal);
-      const answer = Answer.parse(decode(await firstFrame(channel, signal)));
-      if ("error" in answer) throw new Error(answer.error);
-      return answer.answer;
-    } finally {
-      await channel.close(signal).catch(() => undefined);
-    }
+  #ask(host: string, question: Question, signal: AbortSignal): Promise<unknown> {
+    return askHost(this.#links, { host, protocol: RECOVERY_PROTOCOL }, question, signal);
   }
 }
 
@@ -180,17 +143,4 @@ function nulled({ claim, outgoing, incoming, replica, ...rest }: Testimony): z.i
     incoming: incoming === undefined ? null : { ...incoming, missingBlocks: incoming.missingBlocks ?? null },
     replica: replica ?? null,
   };
-}
-
-async function firstFrame(channel: Channel, signal: AbortSignal): Promise<Uint8Array> {
-  for await (const frame of channel.frames(signal)) return frame;
-  throw new Error("the peer gave no answer");
-}
-
-function encode(value: unknown): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify(value));
-}
-
-function decode(frame: Uint8Array): unknown {
-  return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(frame));
 }
