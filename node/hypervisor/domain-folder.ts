@@ -14,7 +14,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { HypervisorError } from "./errors.ts";
+import { badSpec, HypervisorError } from "./errors.ts";
 import type { DomainSpec } from "./hypervisor.ts";
 
 /** The kernel's limit of a unix socket's path is 108 octets, 104 on some systems, one of them a zero. */
@@ -46,12 +46,12 @@ export class DomainFolder {
   constructor({ runDir, id }: { runDir: string; id: string }) {
     // The id becomes a path: nothing that could climb.
     if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(id)) {
-      throw new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field: "id", reason: "no name of a folder" });
+      throw badSpec("id", "no name of a folder");
     }
     this.path = join(runDir, id);
     if (Buffer.byteLength(this.streamPath("00000000")) > SOCKET_PATH_BYTES_MAX) {
       const reason = `${this.path} is too long for a unix socket in it`;
-      throw new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field: "runDir", reason });
+      throw badSpec("runDir", reason);
     }
   }
 

@@ -27,3 +27,11 @@ export class HypervisorError extends Error {
     this.detail = detail;
   }
 }
+
+export function badStream(reason: string): HypervisorError {
+  return new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
+}
+
+export function badSpec(field: string, reason: string): HypervisorError {
+  return new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field, reason });
+}

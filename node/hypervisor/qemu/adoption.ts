@@ -3,7 +3,7 @@
 import { realpath } from "node:fs/promises";
 import type { QmpClient } from "../../qmp/qmp-client.ts";
 import { vbdNode } from "../../qmp/vbd-nodes.ts";
-import { HypervisorError } from "../errors.ts";
+import { badSpec, HypervisorError } from "../errors.ts";
 import type { DomainSpec } from "../hypervisor.ts";
 import { stateOf } from "./run-state.ts";
 
@@ -32,5 +32,5 @@ export async function checkAdoptable(client: QmpClient, { vbds }: DomainSpec): P
 }
 
 function badVbds(reason: string): HypervisorError {
-  return new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field: "vbds", reason });
+  return badSpec("vbds", reason);
 }

@@ -3,13 +3,12 @@
  * device has its place on the bus by its order, and nothing is left to a default that another version changes.
  */
 
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import type { BlockdevOptions } from "../../qmp/commands.ts";
 import { childNode, exportOptions, upperOptions, vbdNode } from "../../qmp/vbd-nodes.ts";
 import type { DomainFolder } from "../domain-folder.ts";
-import { HypervisorError } from "../errors.ts";
+import { badSpec } from "../errors.ts";
 import type { DomainSpec, VbdAttachment } from "../hypervisor.ts";
+import { kernelFile } from "../settings.ts";
 import type { Nic, QemuConfig, QemuHostOptions } from "./config.ts";
 import { placeholderNode } from "./vbd-switch.ts";
 
@@ -64,14 +63,9 @@ export function qemuArguments(
 
 function bootArguments({ kernel, initrd, append }: QemuConfig, host: QemuHostOptions): string[] {
   if (kernel === undefined) return [];
-  const of = (name: string): string => {
-    const path = join(host.kernelFolder, name);
-    if (existsSync(path)) return path;
-    throw badSpec("config", `there is no ${path}; put the domain's kernel and initrd there`);
-  };
   return [
-    ...["-kernel", of(kernel), "-append", append],
-    ...(initrd === undefined ? [] : ["-initrd", of(initrd)]),
+    ...["-kernel", kernelFile(kernel, host), "-append", append],
+    ...(initrd === undefined ? [] : ["-initrd", kernelFile(initrd, host)]),
   ];
 }
 
@@ -123,8 +117,4 @@ function netdevOf(backend: Nic["backend"]): string {
 /** In QEMU's comma-separated arguments a comma is written twice. */
 function quoted(path: string): string {
   return path.replaceAll(",", ",,");
-}
-
-function badSpec(field: string, reason: string): HypervisorError {
-  return new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field, reason });
 }

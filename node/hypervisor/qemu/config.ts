@@ -1,26 +1,12 @@
 /** The settings of a `qemu` domain, and what a host allows them. Settings travel with the domain: a peer wrote them. */
 
 import { z } from "zod";
-import { parseSettings } from "../settings.ts";
+import { CPUS_MAX, KernelName, MacAddress, NICS_MAX, parseSettings, TEXT_MAX, Word } from "../settings.ts";
 
-const CPUS_MAX = 64;
-const NICS_MAX = 8;
-const TEXT_MAX = 4096;
 const ARGUMENTS_MAX = 64;
 
-/** Goes into a comma-separated argument of QEMU: nothing that could begin another option. */
-const Word = z
-  .string()
-  .max(200)
-  .regex(/^[\w.:/+-]+$/, 'letters, digits and "._:/+-" only');
-/** A file in the host's own folder of kernels: the peer does not choose which other file is read. */
-const FileName = z
-  .string()
-  .max(200)
-  .regex(/^\w[\w.+-]*$/, "the name of a file in the host's qemu.kernelFolder");
-
 const Nic = z.strictObject({
-  mac: z.string().regex(/^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/, "as 52:54:00:12:34:56"),
+  mac: MacAddress,
   model: Word.default("virtio-net-pci"),
   backend: z
     .discriminatedUnion("type", [
@@ -37,8 +23,8 @@ export const QemuConfig = z.strictObject({
   machine: Word.default("pc-q35-9.0").describe("with its version: both ends must build the same machine"),
   cpus: z.int().min(1).max(CPUS_MAX).default(1),
   cpuModel: Word.default("qemu64").describe("what every host of the cluster has"),
-  kernel: FileName.optional().describe("boots this kernel; without it the first vbd is booted"),
-  initrd: FileName.optional(),
+  kernel: KernelName.optional().describe("boots this kernel; without it the first vbd is booted"),
+  initrd: KernelName.optional(),
   append: z.string().max(TEXT_MAX).default("").describe("the kernel's command line"),
   nics: z.array(Nic).max(NICS_MAX).default([]),
   arguments: z

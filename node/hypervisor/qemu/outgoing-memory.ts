@@ -18,8 +18,8 @@ import type { QmpClient } from "../../qmp/qmp-client.ts";
 import type { DomainFolder } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
 import type { OutgoingMemory } from "../hypervisor.ts";
+import { frameHead } from "../stream-frames.ts";
 import { gone, type MigrationStatus, QemuMigration } from "./qemu-migration.ts";
-import { frameHead } from "./stream-frames.ts";
 
 type Round = { round: number; remainingBytes: number; converged: boolean };
 

@@ -14,7 +14,7 @@ import type { DomainSpec, DomainStatus, Hypervisor, IncomingMemory, OutgoingMemo
 import { checkAdoptable } from "./adoption.ts";
 import { type LaunchMode, qemuArguments } from "./command-line.ts";
 import { parseQemuConfig, type QemuHostOptions } from "./config.ts";
-import { QemuIncomingMemory, type Receiver } from "./incoming-memory.ts";
+import { incomingQemu, type Receiver } from "./incoming-memory.ts";
 import { endEarlier, QemuOutgoingMemory } from "./outgoing-memory.ts";
 import { launchQemu, logTail } from "./qemu-process.ts";
 import { stateOf } from "./run-state.ts";
@@ -169,7 +169,7 @@ export class QemuHypervisor implements Hypervisor {
     const discard = async (): Promise<void> => {
       if (ours !== undefined && (await folder.process())?.pid === ours) await this.destroy(spec.id);
     };
-    return QemuIncomingMemory.begin({
+    return incomingQemu({
       launch: async () => {
         await discard();
         const { pid, client } = await this.#launch(spec, "incoming");

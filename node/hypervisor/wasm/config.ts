@@ -1,7 +1,7 @@
 /** The settings of a wasm domain: what its guest does, how much and how fast. */
 
 import { z } from "zod";
-import { HypervisorError } from "../errors.ts";
+import { badSpec } from "../errors.ts";
 import { parseSettings } from "../settings.ts";
 import { MEMORY_BYTES_MIN, UNLIMITED, VBDS_MAX } from "./layout.ts";
 
@@ -66,11 +66,10 @@ export function parseGuestConfig(text: string): GuestConfig {
 export function checkMemoryBytes(memoryBytes: number): void {
   const fits = memoryBytes >= MEMORY_BYTES_MIN && memoryBytes <= MEMORY_BYTES_MAX;
   if (Number.isInteger(memoryBytes) && fits && memoryBytes % WASM_PAGE_BYTES === 0) return;
-  throw new HypervisorError({
-    code: "HYPERVISOR_BAD_SPEC",
-    field: "memoryBytes",
-    reason: `must be a multiple of ${WASM_PAGE_BYTES} from ${MEMORY_BYTES_MIN} to ${MEMORY_BYTES_MAX}`,
-  });
+  throw badSpec(
+    "memoryBytes",
+    `must be a multiple of ${WASM_PAGE_BYTES} from ${MEMORY_BYTES_MIN} to ${MEMORY_BYTES_MAX}`,
+  );
 }
 
 export function rateNumber(value: number | "unlimited" | undefined, otherwise: number): number {

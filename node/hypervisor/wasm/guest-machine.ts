@@ -5,7 +5,7 @@
  * The memory is all of its state: a machine made over a copy of it is the same guest.
  */
 
-import { HypervisorError } from "../errors.ts";
+import { badSpec, badStream } from "../errors.ts";
 import type { VbdAttachment } from "../hypervisor.ts";
 import { checkMemoryBytes, type GuestConfig, rateNumber, WORKLOAD_DEFAULTS } from "./config.ts";
 import { GUEST_MODULE_BASE64 } from "./guest-module.ts";
@@ -68,18 +68,14 @@ export class GuestMachine {
       this.#set(record + L.V_FLAGS, config.imageVbds.includes(vbd.name) ? L.VBD_IMAGE : 0);
     }
     if (this.#guest.boot() === 0) {
-      throw new HypervisorError({
-        code: "HYPERVISOR_BAD_SPEC",
-        field: "memoryBytes",
-        reason: "too small for this many vbds",
-      });
+      throw badSpec("memoryBytes", "too small for this many vbds");
     }
   }
 
   /** After a state was loaded: it must be a guest of our layout with these vbds. Throws `HYPERVISOR_BAD_STREAM`. */
   checkLoaded(vbds: readonly VbdAttachment[]): void {
     const reject = (reason: string): never => {
-      throw new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
+      throw badStream(reason);
     };
     if (this.#get(L.S_MAGIC) !== L.GUEST_MAGIC) reject("no guest in it");
     if (this.#get(L.S_VERSION) !== L.GUEST_VERSION) reject("a guest of another version");
@@ -214,7 +210,7 @@ function slotAt(slot: number): number {
 
 function checkVbds(config: GuestConfig, vbds: readonly VbdAttachment[]): void {
   const reject = (reason: string): never => {
-    throw new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field: "vbds", reason });
+    throw badSpec("vbds", reason);
   };
   if (vbds.length > L.VBDS_MAX) reject(`more than ${L.VBDS_MAX}`);
   const names = new Set(vbds.map((vbd) => vbd.name));

@@ -2,7 +2,7 @@
 
 import { unlinkSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
-import { HypervisorError } from "../errors.ts";
+import { badStream } from "../errors.ts";
 import { MemoryDecoder } from "./memory-stream.ts";
 
 export type StreamPipe = {
@@ -136,8 +136,4 @@ function unlinkQuietly(path: string): void {
 
 function gone(): Error {
   return new Error("the stream's other end is gone");
-}
-
-function badStream(reason: string): HypervisorError {
-  return new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
 }

@@ -14,7 +14,7 @@
  * end mark more may follow (the guest was thawed), up to a further end mark. The dirty log does not travel.
  */
 
-import { HypervisorError } from "../errors.ts";
+import { badStream } from "../errors.ts";
 import { DIRTY_LOG, PAGE_BYTES, SECTOR_BYTES, SECTORS_PER_BLOCK } from "./layout.ts";
 import { DIGEST_BYTES, PageDigest } from "./page-digest.ts";
 
@@ -301,5 +301,5 @@ function bitsOf(mask: number): number {
 }
 
 function reject(reason: string): never {
-  throw new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
+  throw badStream(reason);
 }

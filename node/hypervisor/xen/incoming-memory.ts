@@ -6,9 +6,9 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { open } from "node:fs/promises";
-import { HypervisorError } from "../errors.ts";
+import { badStream } from "../errors.ts";
+import { FramedIncomingMemory, type StreamTaker } from "../framed-memory.ts";
 import type { IncomingMemory } from "../hypervisor.ts";
-import { FrameReader } from "../qemu/stream-frames.ts";
 import { xenPath } from "./xl.ts";
 import { ReceiverWords } from "./xl-handshake.ts";
 import { XlStreamReader } from "./xl-stream.ts";
@@ -30,72 +30,22 @@ export type IncomingParts = {
 /** How long a receiver may take to clear away what it had begun. */
 const TIDY_MS = 60_000;
 
-export class XenIncomingMemory implements IncomingMemory {
+export async function incomingXen(parts: IncomingParts): Promise<IncomingMemory> {
+  return new FramedIncomingMemory(new XlTaker(parts, await Receiver.begin(parts)));
+}
+
+class XlTaker implements StreamTaker {
   readonly #parts: IncomingParts;
-  readonly #frames = new FrameReader();
   #receiver: Receiver;
   #reader = new XlStreamReader();
   #isChecked = false;
-  #takenBytes = 0;
-  #isWhole = false;
-  #failure: Error | undefined;
-  #changed = Promise.withResolvers<void>();
-  #isDiscarded = false;
 
-  private constructor(parts: IncomingParts, receiver: Receiver) {
+  constructor(parts: IncomingParts, receiver: Receiver) {
     this.#parts = parts;
     this.#receiver = receiver;
   }
 
-  static async begin(parts: IncomingParts): Promise<XenIncomingMemory> {
-    return new XenIncomingMemory(parts, await Receiver.begin(parts));
-  }
-
-  /** What follows a failure is refused; the failure itself is for `loaded` to tell. */
-  async write(data: Uint8Array): Promise<void> {
-    if (this.#failure !== undefined) throw this.#failure;
-    try {
-      for (const part of this.#frames.push(data)) {
-        if (part.type === "data") await this.#pass(part.data);
-        else if (part.type === "again") await this.#again();
-        else this.#isWhole = true;
-      }
-    } catch (error) {
-      await this.#fail(error as Error);
-    }
-    this.#takenBytes += data.length;
-    this.#changed.resolve();
-    this.#changed = Promise.withResolvers();
-  }
-
-  async loaded(memoryBytes: number): Promise<void> {
-    while (this.#failure === undefined && this.#takenBytes < memoryBytes) await this.#changed.promise;
-    if (this.#failure === undefined && this.#takenBytes > memoryBytes) {
-      await this.#fail(badStream("it is longer than was said"));
-    }
-    if (this.#failure === undefined && !this.#isWhole) await this.#fail(badStream("it ends in its midst"));
-    if (this.#failure !== undefined) throw this.#failure;
-    try {
-      await this.#receiver.received;
-    } catch (cause) {
-      const reason = `xl does not take it: ${(cause as Error).message}: ${await this.#parts.lastWords()}`;
-      await this.#fail(badStream(reason));
-      throw this.#failure ?? cause;
-    }
-    await this.#receiver.kill();
-    await this.#parts.keep();
-  }
-
-  async discard(): Promise<void> {
-    this.#isDiscarded = true;
-    this.#failure ??= badStream("it was discarded");
-    this.#changed.resolve();
-    await this.#receiver.cutShort();
-    await this.#parts.discard();
-  }
-
-  async #pass(data: Uint8Array): Promise<void> {
-    if (this.#isWhole) throw badStream("it goes on after its end");
+  async pass(data: Uint8Array): Promise<void> {
     this.#reader.push(data);
     if (!this.#isChecked && this.#reader.config !== undefined) {
       // Before xl has seen all of it.
@@ -106,8 +56,7 @@ export class XenIncomingMemory implements IncomingMemory {
     if (error) throw badStream(`xl does not take it: ${await this.#parts.lastWords()}`);
   }
 
-  async #again(): Promise<void> {
-    this.#isWhole = false;
+  async again(): Promise<void> {
     this.#isChecked = false;
     this.#reader = new XlStreamReader();
     await this.#receiver.cutShort();
@@ -115,10 +64,17 @@ export class XenIncomingMemory implements IncomingMemory {
     this.#receiver = await Receiver.begin(this.#parts);
   }
 
-  /** Half a state is of no use to anyone, and nobody may resume it. */
-  async #fail(error: Error): Promise<void> {
-    if (this.#isDiscarded || this.#failure !== undefined) return;
-    this.#failure = error;
+  async finish(): Promise<void> {
+    try {
+      await this.#receiver.received;
+    } catch (cause) {
+      throw badStream(`xl does not take it: ${(cause as Error).message}: ${await this.#parts.lastWords()}`);
+    }
+    await this.#receiver.kill();
+    await this.#parts.keep();
+  }
+
+  async discard(): Promise<void> {
     await this.#receiver.cutShort();
     await this.#parts.discard();
   }
@@ -192,8 +148,4 @@ class Receiver {
   #hasEnded(): boolean {
     return this.#child.exitCode !== null || this.#child.signalCode !== null;
   }
-}
-
-function badStream(reason: string): HypervisorError {
-  return new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
 }

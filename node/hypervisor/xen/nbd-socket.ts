@@ -13,7 +13,7 @@ import {
   SIMPLE_REPLY_SIZE_BYTES,
 } from "../../../storage/nbd/constants.ts";
 import { connectUnix } from "../../connect-unix.ts";
-import { HypervisorError } from "../errors.ts";
+import { badSpec, HypervisorError } from "../errors.ts";
 import type { VbdAttachment } from "../hypervisor.ts";
 
 /** A connection to be given to the kernel, which takes a reference of its own. */
@@ -41,7 +41,7 @@ export async function exportSocket({
     reader.release();
     if (info.sizeBytes !== sizeBytes) {
       const reason = `vbd ${exportName} has ${info.sizeBytes} bytes, not ${sizeBytes}`;
-      throw new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field: "vbds", reason });
+      throw badSpec("vbds", reason);
     }
     return kernelSocket(socket, sizeBytes);
   } catch (error) {

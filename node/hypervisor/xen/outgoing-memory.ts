@@ -13,7 +13,7 @@
 
 import { HypervisorError } from "../errors.ts";
 import type { OutgoingMemory } from "../hypervisor.ts";
-import { frameHead } from "../qemu/stream-frames.ts";
+import { frameHead } from "../stream-frames.ts";
 import type { XlMigrate } from "./xl-migrate.ts";
 import { XlStreamReader } from "./xl-stream.ts";
 

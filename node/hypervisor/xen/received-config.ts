@@ -4,7 +4,7 @@
  */
 
 import { z } from "zod";
-import { HypervisorError } from "../errors.ts";
+import { badStream } from "../errors.ts";
 import type { DomainSpec } from "../hypervisor.ts";
 import { BLOCK_SCRIPT } from "./block-script.ts";
 
@@ -61,8 +61,4 @@ export function checkReceivedConfig(text: string, spec: DomainSpec): void {
     if (script !== BLOCK_SCRIPT || !allowed.has(pdev_path))
       throw badStream(`it wants the disk ${pdev_path} by ${script}`);
   }
-}
-
-function badStream(reason: string): HypervisorError {
-  return new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
 }

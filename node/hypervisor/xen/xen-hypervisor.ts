@@ -15,7 +15,7 @@ import { HypervisorError } from "../errors.ts";
 import type { DomainSpec, DomainStatus, Hypervisor, IncomingMemory, OutgoingMemory } from "../hypervisor.ts";
 import { installBlockScript } from "./block-script.ts";
 import { parseXenConfig, type XenHostOptions } from "./config.ts";
-import { XenIncomingMemory } from "./incoming-memory.ts";
+import { incomingXen } from "./incoming-memory.ts";
 import { XenOutgoingMemory } from "./outgoing-memory.ts";
 import { checkReceivedConfig } from "./received-config.ts";
 import { XenVbds } from "./xen-vbds.ts";
@@ -178,7 +178,7 @@ export class XenHypervisor implements Hypervisor {
     await folder.create(spec.id, { mode: "incoming", spec });
     this.#connected.add(spec.id);
     await this.#devices(spec.id).attachPlaceholders(spec, () => folder.streamPath("vbd"));
-    return XenIncomingMemory.begin({
+    return incomingXen({
       xl: this.#host.xl,
       logPath: folder.logPath,
       check: (config) => checkReceivedConfig(config, spec),

@@ -1,9 +1,8 @@
 /** A domain's specification as xl's configuration file. */
 
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { HypervisorError } from "../errors.ts";
+import { badSpec } from "../errors.ts";
 import type { DomainSpec } from "../hypervisor.ts";
+import { kernelFile } from "../settings.ts";
 import { BLOCK_SCRIPT } from "./block-script.ts";
 import type { XenConfig, XenHostOptions } from "./config.ts";
 
@@ -53,18 +52,9 @@ function diskOf(domain: string, vbd: string, index: number): string {
 
 function bootLines({ kernel, initrd, append }: XenConfig, host: XenHostOptions): string[] {
   if (kernel === undefined) return [];
-  const of = (name: string): string => {
-    const path = join(host.kernelFolder, name);
-    if (existsSync(path)) return path;
-    throw badSpec("config", `there is no ${path}; put the domain's kernel and initrd there`);
-  };
   return [
-    `kernel = "${of(kernel)}"`,
-    ...(initrd === undefined ? [] : [`ramdisk = "${of(initrd)}"`]),
+    `kernel = "${kernelFile(kernel, host)}"`,
+    ...(initrd === undefined ? [] : [`ramdisk = "${kernelFile(initrd, host)}"`]),
     `extra = "${append}"`,
   ];
-}
-
-function badSpec(field: string, reason: string): HypervisorError {
-  return new HypervisorError({ code: "HYPERVISOR_BAD_SPEC", field, reason });
 }

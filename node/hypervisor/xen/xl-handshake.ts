@@ -15,7 +15,7 @@
  * paused one at the destination.
  */
 
-import { HypervisorError } from "../errors.ts";
+import { badStream } from "../errors.ts";
 
 export const BANNER = "xl migration receiver ready, send binary domain data.\n";
 export const RECEIVED = "domain received, ready to unpause\0";
@@ -43,6 +43,6 @@ export class ReceiverWords {
     this.#said += Buffer.from(bytes).toString("latin1");
     if ((BANNER + RECEIVED).startsWith(this.#said)) return;
     const reason = `xl says ${JSON.stringify(this.#said.slice(-80))}`;
-    throw new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
+    throw badStream(reason);
   }
 }

@@ -10,7 +10,7 @@
  * 1024 page numbers that rise within one pass: a lower one begins the next pass.
  */
 
-import { HypervisorError } from "../errors.ts";
+import { badStream } from "../errors.ts";
 
 export type StreamProgress = {
   /** 1 while memory is sent for the first time. 0 before. */
@@ -167,8 +167,4 @@ function recordOf(head: Buffer): { type: number; length: number } {
   const length = head.readUInt32LE(4);
   if (length > RECORD_BYTES_MAX) throw badStream(`a record of ${length} bytes`);
   return { type: head.readUInt32LE(0), length: Math.ceil(length / 8) * 8 };
-}
-
-function badStream(reason: string): HypervisorError {
-  return new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
 }

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { HypervisorError } from "../../../../node/hypervisor/errors.ts";
-import { frameHead } from "../../../../node/hypervisor/qemu/stream-frames.ts";
-import { XenIncomingMemory } from "../../../../node/hypervisor/xen/incoming-memory.ts";
+import type { IncomingMemory } from "../../../../node/hypervisor/hypervisor.ts";
+import { frameHead } from "../../../../node/hypervisor/stream-frames.ts";
+import { incomingXen } from "../../../../node/hypervisor/xen/incoming-memory.ts";
 import { StandInXl } from "./stand-in-xl.ts";
 import { xlStream } from "./xl-streams.ts";
 
@@ -20,7 +21,7 @@ describe("the memory of a xen domain on its way in", () => {
   let xl: StandInXl;
   let events: string[];
   let checked: string[];
-  let incoming: XenIncomingMemory;
+  let incoming: IncomingMemory;
   let refusal: string | undefined;
 
   beforeEach(async () => {
@@ -31,7 +32,7 @@ describe("the memory of a xen domain on its way in", () => {
     const note = (what: string) => async (): Promise<void> => {
       events.push(what);
     };
-    incoming = await XenIncomingMemory.begin({
+    incoming = await incomingXen({
       xl: xl.command,
       logPath: xl.logPath,
       check: (config) => {

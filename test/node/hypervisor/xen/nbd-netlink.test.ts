@@ -73,7 +73,7 @@ describe("the kernel's NBD client by netlink", () => {
       "1c0000001d0000000000000000000000" + "01010000" + "08000100" + "05000000",
       "hex",
     );
-    const ack = Buffer.from("24000000020000000000000000000000" + "00000000" + "00".repeat(16), "hex");
+    const ack = Buffer.from(`2400000002000000000000000000000000000000${"00".repeat(16)}`, "hex");
     const replies = decodeReplies(Buffer.concat([answer, ack]));
     expect(replies.map(({ type }) => type)).toEqual(["answer", "ack"]);
     const [first] = replies;
@@ -90,7 +90,7 @@ describe("the kernel's NBD client by netlink", () => {
   });
 
   it("refuses with the number of an error", () => {
-    const refusal = Buffer.from("24000000020000000000000000000000" + "f0ffffff" + "00".repeat(16), "hex");
+    const refusal = Buffer.from(`24000000020000000000000000000000f0ffffff${"00".repeat(16)}`, "hex");
     expect(decodeReplies(refusal)).toEqual([{ type: "error", errno: 16 }]);
   });
 

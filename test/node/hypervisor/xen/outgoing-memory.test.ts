@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { FrameReader } from "../../../../node/hypervisor/qemu/stream-frames.ts";
+import { FrameReader } from "../../../../node/hypervisor/stream-frames.ts";
 import { XenOutgoingMemory } from "../../../../node/hypervisor/xen/outgoing-memory.ts";
 import { BANNER } from "../../../../node/hypervisor/xen/xl-handshake.ts";
 import { XlMigrate } from "../../../../node/hypervisor/xen/xl-migrate.ts";

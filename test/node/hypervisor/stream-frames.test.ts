@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { FRAME_BYTES_MAX, FrameReader, frameHead } from "../../../../node/hypervisor/qemu/stream-frames.ts";
+import { FRAME_BYTES_MAX, FrameReader, frameHead } from "../../../node/hypervisor/stream-frames.ts";
 
 /** What a reader makes of the pieces, data joined. */
 function read(pieces: readonly Uint8Array[]): string[] {

@@ -1,18 +1,18 @@
 /**
- * The memory stream of a `qemu` domain: QEMU's own, in frames that say what QEMU's stream cannot.
+ * The memory stream of a `qemu` or `xen` domain: the hypervisor's own, in frames that say what that cannot.
  *
  *    0      1               5 octet
  *   +------+---------------+
- *   | type | length        |  bytes of QEMU's stream follow, big-endian length
+ *   | type | length        |  bytes of its stream follow, big-endian length
  *   +------+---------------+
  *
- *   data   so many octets of QEMU's stream
- *   whole  QEMU's stream has ended in order: the state is whole
- *   again  QEMU cannot go on with a stream that it has ended or given up, so it begins with another one: what came
+ *   data   so many octets of the hypervisor's stream
+ *   whole  that stream has ended in order: the state is whole
+ *   again  it cannot go on with a stream that it has ended or given up, so it begins with another one: what came
  *          so far is to be forgotten
  */
 
-import { HypervisorError } from "../errors.ts";
+import { badStream } from "./errors.ts";
 
 export const FRAME_TYPE = { data: 1, whole: 2, again: 3 } as const;
 
@@ -57,8 +57,7 @@ export class FrameReader {
       else if (type === FRAME_TYPE.whole && length === 0) yield { type: "whole" };
       else if (type === FRAME_TYPE.again && length === 0) yield { type: "again" };
       else {
-        const reason = `a frame of type ${type} with ${length} bytes`;
-        throw new HypervisorError({ code: "HYPERVISOR_BAD_STREAM", reason });
+        throw badStream(`a frame of type ${type} with ${length} bytes`);
       }
     }
   }
