@@ -61,12 +61,6 @@ const Announce = z
   ])
   .pipe(z.array(Address).max(ADDRESSES_MAX));
 
-const Peer = z.strictObject({
-  name: z.exactOptional(z.string().min(1).max(NAME_LENGTH_MAX)),
-  control: PeerAddress,
-  data: z.exactOptional(PeerAddress),
-});
-
 const DelayRange = z.strictObject({
   min: option(Milliseconds.default(200), {
     description: "first wait before a lost connection is dialled again, milliseconds",
@@ -271,11 +265,6 @@ export const NodeConfigSchema = z
         }),
       })
       .prefault({}),
-    peers: option(z.array(Peer).max(1000).default([]), {
-      description: 'other hosts, [{"name": …, "control": multiaddr, "data": multiaddr}]',
-      reason: "a host alone is a host, too",
-      placeholder: "json",
-    }),
     discovery: Discovery.prefault({}),
     membership: Membership.prefault({}),
     migration: Migration.prefault({}),
@@ -299,14 +288,31 @@ export type NodeConfig = Omit<Parsed, "api"> & { readonly api: { readonly socket
 export function parseConfig(value: unknown, source: string): NodeConfig {
   const result = NodeConfigSchema.safeParse(value);
   if (!result.success) {
-    const issues = result.error.issues.map(
-      ({ path, message }) => `${path.join(".") || "configuration"}: ${message}`,
-    );
+    const issues = result.error.issues.flatMap(issueTexts);
     throw new NodeError("CONFIG_INVALID", { source, issues }, { cause: result.error });
   }
   const { api, ...rest } = result.data;
   return { ...rest, api: { socketPath: api.socketPath ?? join(rest.dataDir, "api.sock") } };
 }
+
+/** One for each mistake, the path first. */
+function issueTexts(issue: z.core.$ZodIssue): string[] {
+  const where = issue.path.join(".") || "configuration";
+  if (issue.code !== "unrecognized_keys" || issue.path.length > 0) return [`${where}: ${issue.message}`];
+  return issue.keys.map((key) => {
+    const remedy = REMOVED.get(key);
+    return remedy === undefined ? `${where}: there is no setting ${key}` : `${key}: ${remedy}`;
+  });
+}
+
+/** Settings that were, and what takes their place. */
+const REMOVED: ReadonlyMap<string, string> = new Map([
+  [
+    "peers",
+    "hosts are no longer listed: delete this setting, run `sojourn invite` on a member of the cluster, and " +
+      "`sojourn join TOKEN` here",
+  ],
+]);
 
 /** The JSON of `file`; undefined when there is no such file. Throws CONFIG_INVALID. */
 export async function readConfigFile(file: string): Promise<unknown> {
@@ -323,7 +329,7 @@ export async function readConfigFile(file: string): Promise<unknown> {
 function crossCheck(config: Omit<Parsed, never>, context: z.RefinementCtx): void {
   const refuse = (path: (string | number)[], message: string) =>
     context.addIssue({ code: "custom", path, message });
-  const { control, data, migration, peers, api, dataDir } = config;
+  const { control, data, migration, api, dataDir } = config;
   if (control.listen === data.listen && parseListen(data.listen)?.port !== 0) {
     refuse(["data", "listen"], "must differ from control.listen: each is a port of its own");
   }
@@ -332,14 +338,6 @@ function crossCheck(config: Omit<Parsed, never>, context: z.RefinementCtx): void
   }
   if (migration.stallTimeoutMs <= migration.reconnectDelayMs.min) {
     refuse(["migration", "stallTimeoutMs"], "must exceed migration.reconnectDelayMs.min");
-  }
-  for (const [index, peer] of peers.entries()) {
-    if (peer.data !== undefined && peerIdOf(peer.data) !== peerIdOf(peer.control)) {
-      refuse(["peers", index, "data"], "must name the same host as its control address");
-    }
-    if (peers.findIndex((other) => peerIdOf(other.control) === peerIdOf(peer.control)) !== index) {
-      refuse(["peers", index, "control"], "names a host that is in the list already");
-    }
   }
   try {
     checkSocketPath(api.socketPath ?? join(dataDir, "api.sock"));

@@ -44,9 +44,8 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   });
 
   const clock = systemClock;
-  const statics = config.peers.map(({ control }) => control);
   const hostParts = { dataDir: config.dataDir, hostName: config.name };
-  const cluster = await HostCluster.load({ ...hostParts, identity, clock, log, statics });
+  const cluster = await HostCluster.load({ ...hostParts, identity, clock, log });
   const onFound: OnFound = (peer, addresses) => gossip.redial.found(peer, addresses);
   const network = controlNetwork(config, { privateKey, log, keys: cluster.keys, onFound });
   const freeBytes = (): Promise<number> => freeBytesIn(config.dataDir);

@@ -103,7 +103,8 @@ const DOMAINS_AND_HOSTS = {
     1,
     "No host of the cluster has this name or id.",
     ({ query }) => `no host is called "${query}"`,
-    () => "`sojourn hosts` shows those that are known; the configuration's `peers` adds one",
+    () =>
+      "`sojourn hosts` shows those that are known; `sojourn invite` here and `sojourn join` there adds one",
   ),
   HOST_DEAD: entry<{ host: string; status: string; seconds: number }>(
     1,

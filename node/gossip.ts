@@ -50,7 +50,7 @@ export class HostGossip {
     // As long as a probe may take: a host that needs longer is as good as dead to its prober.
     const dialTimeoutMs = timings.probeIntervalMs + 2 * timings.probeTimeoutMs;
     this.links = new Links({ network, clock }, { dialTimeoutMs });
-    this.peers = new Peers({ links: this.links, clock, log }, config.peers);
+    this.peers = new Peers({ links: this.links, clock, log });
     this.membership = new HostMembership(
       {
         ...{ self, network, links: this.links, clock, log, describe },

@@ -6,14 +6,11 @@
 import { open } from "node:fs/promises";
 import { resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { type Command, InvalidArgumentError } from "commander";
+import type { Command } from "commander";
 import { defaultDataDir } from "../control/socket-path.ts";
 import { configFile, keyFile } from "../data-folder.ts";
-import { collect } from "./arguments.ts";
 import { addCommand } from "./command.ts";
 import { formatFields, printJson, UsageError } from "./output.ts";
-
-type PeerConfig = { name?: string; control: string; data?: string };
 
 /** What `init` and `join` have in common. */
 export type HostOptions = {
@@ -23,7 +20,6 @@ export type HostOptions = {
   dataListen?: string;
   announce?: string;
   dataAnnounce?: string;
-  peer?: PeerConfig[];
 };
 
 type InitOptions = HostOptions & { reference?: boolean; json?: boolean };
@@ -34,11 +30,6 @@ export function addInit(program: Command): void {
     example: "sojourn init --name alpha --listen 10.0.0.5:4701 --data-listen 10.0.0.5:4702",
   });
   addHostOptions(command)
-    .option(
-      "--peer <[name=]multiaddr[,data-multiaddr]>",
-      "another host, as its `sojourn init` prints it; repeatable",
-      collect(peerConfig),
-    )
     .option("--reference", "explain every option of the configuration, and write nothing")
     .option("--json", "print JSON")
     .action(init);
@@ -83,11 +74,9 @@ async function init(options: InitOptions): Promise<void> {
   const { createLocalCluster } = await import("../cluster/local.ts");
   const { cluster } = await createLocalCluster({ ...config, identity });
   const { hostId } = identity;
-  const peer = await peerText(config, hostId);
   if (options.json) {
     const created = { configCreated, keyCreated };
-    const known = peer === undefined ? {} : { peer };
-    printJson({ config: file, key, ...created, host: hostId, cluster, ...known });
+    printJson({ config: file, key, ...created, host: hostId, cluster });
     return;
   }
   process.stdout.write(
@@ -111,7 +100,7 @@ async function printReference(): Promise<void> {
 
 /** What the command line says over what the file says. The folder is where the file is, so the file need not say it. */
 function merge(existing: unknown, options: InitOptions): Record<string, unknown> {
-  const { name, listen, dataListen, announce, dataAnnounce, peer } = options;
+  const { name, listen, dataListen, announce, dataAnnounce } = options;
   const base = typeof existing === "object" && existing !== null ? (existing as Record<string, unknown>) : {};
   const control = { ...(listen && { listen }), ...(announce && { announce }) };
   const data = { ...(dataListen && { listen: dataListen }), ...(dataAnnounce && { announce: dataAnnounce }) };
@@ -120,36 +109,11 @@ function merge(existing: unknown, options: InitOptions): Record<string, unknown>
     ...(name === undefined ? {} : { name }),
     ...(isEmpty(control) ? {} : { control: { ...(base.control as object), ...control } }),
     ...(isEmpty(data) ? {} : { data: { ...(base.data as object), ...data } }),
-    ...(peer === undefined ? {} : { peers: peer }),
   };
 }
 
 function isEmpty(settings: object): boolean {
   return Object.keys(settings).length === 0;
-}
-
-/** Only a multiaddr has slashes: a name before the first of them ends in "=". */
-function peerConfig(text: string): PeerConfig {
-  const [, name, control, data] = /^(?:([^/=]+)=)?(\/[^,]+)(?:,(\/[^,]+))?$/.exec(text) ?? [];
-  if (control === undefined) {
-    throw new InvalidArgumentError("It must be [NAME=]MULTIADDR[,DATA-MULTIADDR].");
-  }
-  return { ...(name === undefined ? {} : { name }), control, ...(data === undefined ? {} : { data }) };
-}
-
-type Listening = { name: string; control: Addresses; data: Addresses };
-type Addresses = { listen: string; announce?: readonly string[] };
-
-/** This host as others' `--peer`; undefined when the system chooses a port or an interface at the start. */
-async function peerText(config: Listening, hostId: string): Promise<string | undefined> {
-  const { listenMultiaddr, parseListen } = await import("../listen.ts");
-  const addresses = [config.control, config.data].map(({ listen, announce }) => {
-    const { host, port } = parseListen(listen) ?? { host: "::", port: 0 };
-    const open = port === 0 || host === "0.0.0.0" || host === "::";
-    const [address] = announce ?? (open ? [] : [listenMultiaddr(listen)]);
-    return address === undefined ? undefined : `${address}/p2p/${hostId}`;
-  });
-  return addresses.includes(undefined) ? undefined : `${config.name}=${addresses.join(",")}`;
 }
 
 /** Never over a file that appeared meanwhile; readable by its owner only, as everything in the folder. */

@@ -4,47 +4,35 @@
  *
  *   a cluster's secret   members, for everything but joining
  *   an invitation        whoever holds it and was not revoked, for joining alone
- *   the open key         hosts of the configuration's `peers` that are no members, by their identity alone, and not
- *                        for what concerns the cluster; on a host without a cluster: everybody
+ *
+ * A host without a cluster has neither: it lets nobody in and dials nobody.
  */
 
 import { hexOf } from "../../protocol/members/statement.ts";
 import type { Clock } from "../clock.ts";
-import { type AdmissionKey, type KeyRing, keyIdOf, OPEN_KEY_ID } from "../network/key-ring.ts";
+import { type AdmissionKey, type KeyRing, keyIdOf } from "../network/key-ring.ts";
 import type { Invitation } from "./cluster-file.ts";
 import { type ClusterSecret, SecretSet } from "./secrets.ts";
 
 export const JOIN_PROTOCOL = "/sojourn/cluster/join/1.0.0";
 export const MEMBERS_PROTOCOL = "/sojourn/cluster/members/1.0.0";
 export const SECRETS_PROTOCOL = "/sojourn/cluster/secrets/1.0.0";
-/** What only members may speak, and joiners one of. */
-const CLUSTER_PROTOCOLS = "/sojourn/cluster/";
 
 /** Crosses to the data process: only what the structured clone copies. */
 export type AdmissionSnapshot = {
-  readonly cluster: string | undefined;
   readonly members: readonly string[];
   readonly revoked: readonly { host: string; by: string; reason: string }[];
   readonly secrets: readonly ClusterSecret[];
   readonly invitations: readonly Invitation[];
-  /** Hosts of the configuration's `peers`. */
-  readonly statics: readonly string[];
 };
 
-export const OPEN_KEY: AdmissionKey = {
-  id: OPEN_KEY_ID,
-  secret: undefined,
-  allows: (protocol) => !protocol.startsWith(CLUSTER_PROTOCOLS),
-};
-
-type Kind = "open" | "member" | "invitation";
+type Kind = "member" | "invitation";
 type Known = { key: AdmissionKey; kind: Kind };
 
 export class ClusterKeys implements KeyRing {
   readonly #clock: Clock;
   #snapshot: AdmissionSnapshot;
   #members = new Set<string>();
-  #statics = new Set<string>();
   #revoked = new Map<string, string>();
   #secrets = new SecretSet();
   /** One object for each key as long as it is in use: a connection refers to the one that it was made under. */
@@ -59,7 +47,6 @@ export class ClusterKeys implements KeyRing {
   update(snapshot: AdmissionSnapshot): void {
     this.#snapshot = snapshot;
     this.#members = new Set(snapshot.members);
-    this.#statics = new Set(snapshot.statics.filter((host) => !this.#members.has(host)));
     this.#revoked = new Map(
       snapshot.revoked.map(({ host, by, reason }) => [host, `revoked by ${by}: ${reason}`]),
     );
@@ -72,15 +59,12 @@ export class ClusterKeys implements KeyRing {
   }
 
   offer(peer: string | undefined): readonly AdmissionKey[] {
-    if (this.#snapshot.cluster === undefined) return [OPEN_KEY];
-    if (peer === undefined || this.#revoked.has(peer)) return [];
-    if (this.#members.has(peer)) return this.#accepted();
-    return this.#statics.has(peer) ? [OPEN_KEY] : [];
+    const mayCome = peer !== undefined && this.#members.has(peer) && !this.#revoked.has(peer);
+    return mayCome ? this.#accepted() : [];
   }
 
   find(id: Uint8Array): AdmissionKey | undefined {
     const named = hexOf(id);
-    if (named === hexOf(OPEN_KEY.id)) return this.#isOpen() ? OPEN_KEY : undefined;
     const member = this.#accepted().find((key) => hexOf(key.id) === named);
     if (member !== undefined) return member;
     const now = this.#clock.wallMs();
@@ -99,18 +83,9 @@ export class ClusterKeys implements KeyRing {
         return undefined;
       case "member":
         return this.#members.has(peer) ? undefined : "not a member of the cluster";
-      case "open":
-        if (this.#snapshot.cluster === undefined || this.#statics.has(peer)) return undefined;
-        return this.#members.has(peer)
-          ? "a member without the cluster's secret"
-          : "neither a member nor one of the configuration's peers";
       case undefined:
         return "a key of another cluster";
     }
-  }
-
-  #isOpen(): boolean {
-    return this.#snapshot.cluster === undefined || this.#statics.size > 0;
   }
 
   #accepted(): AdmissionKey[] {
@@ -133,7 +108,6 @@ export class ClusterKeys implements KeyRing {
   }
 
   #kindOf(key: AdmissionKey): Kind | undefined {
-    if (key === OPEN_KEY) return "open";
     const known = this.#known.get(hexOf(key.id));
     return known?.key === key ? known.kind : undefined;
   }

@@ -109,12 +109,10 @@ export class Cluster {
   }
 
   /** What decides who is let in. */
-  admission(): Omit<AdmissionSnapshot, "statics"> {
+  admission(): AdmissionSnapshot {
     const state = this.#state;
-    if (state === undefined)
-      return { cluster: undefined, members: [], revoked: [], secrets: [], invitations: [] };
+    if (state === undefined) return { members: [], revoked: [], secrets: [], invitations: [] };
     return {
-      cluster: state.list.cluster,
       members: [...state.list.members().keys()],
       revoked: [...state.list.revoked().values()].map(({ host, by, reason }) => ({ host, by, reason })),
       secrets: state.secrets.all(),

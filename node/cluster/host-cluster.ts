@@ -23,8 +23,6 @@ export type HostClusterParts = {
   identity: Identity;
   clock: Clock;
   log: Log;
-  /** Addresses of the configuration's peers. */
-  statics: readonly string[];
 };
 
 /** Who acts on the cluster. */
@@ -41,7 +39,6 @@ export class HostCluster {
   readonly cluster: Cluster;
   readonly keys: ClusterKeys;
   readonly #parts: HostClusterParts;
-  readonly #statics: readonly string[];
   #attached: Attached | undefined;
   #gossip: ClusterGossip | undefined;
   #renewal: NodeJS.Timeout | undefined;
@@ -49,22 +46,21 @@ export class HostCluster {
   private constructor(parts: HostClusterParts, cluster: Cluster) {
     this.#parts = parts;
     this.cluster = cluster;
-    this.#statics = parts.statics.flatMap((address) => /\/p2p\/([^/]+)$/.exec(address)?.[1] ?? []);
-    this.keys = new ClusterKeys(parts.clock, this.#snapshot());
+    this.keys = new ClusterKeys(parts.clock, cluster.admission());
   }
 
   /** Throws CLUSTER_FILE_EXPOSED, CLUSTER_FILE_CORRUPT. */
   static async load(parts: HostClusterParts): Promise<HostCluster> {
     const { dataDir, identity, clock, log } = parts;
     const cluster = await Cluster.load({ file: clusterFile(dataDir), identity, clock, log });
-    if (cluster.id === undefined) log.warn("no cluster: whoever reaches this host may talk to it");
+    if (cluster.id === undefined) log.info("no cluster: this host is alone until `sojourn join`");
     else log.info("cluster", { cluster: cluster.id, members: cluster.members().length });
     return new HostCluster(parts, cluster);
   }
 
   /** For the data process: what concerns joining stays here. */
   snapshot(): AdmissionSnapshot {
-    return { ...this.#snapshot(), invitations: [] };
+    return { ...this.cluster.admission(), invitations: [] };
   }
 
   /** Before the network starts. */
@@ -121,7 +117,7 @@ export class HostCluster {
   #act(): void {
     if (this.#attached === undefined) return;
     const { network, peers, data } = this.#attached;
-    this.keys.update(this.#snapshot());
+    this.keys.update(this.cluster.admission());
     network.recheck();
     data.admit(this.snapshot());
     peers.setMembers(this.cluster.members().filter(({ host }) => host !== this.cluster.self));
@@ -130,10 +126,6 @@ export class HostCluster {
   #renewSoon(): void {
     this.#renewal = undefined;
     this.announce().catch((error: unknown) => this.#parts.log.warn("our addresses were not told", { error }));
-  }
-
-  #snapshot(): AdmissionSnapshot {
-    return { ...this.cluster.admission(), statics: this.#statics };
   }
 
   #described(): Described {

@@ -19,7 +19,7 @@ export type HostInfo = {
   dataDir: string;
   /** The id of its cluster; absent while it belongs to none. */
   cluster?: string;
-  /** Multiaddrs of this host, to be given to `sojourn init --peer` elsewhere. */
+  /** Where this host is dialled. */
   addresses: readonly string[];
   hypervisors: readonly string[];
   domains: number;

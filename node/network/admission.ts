@@ -7,7 +7,7 @@ import { noise } from "@chainsafe/libp2p-noise";
 import type { ConnectionGater, MultiaddrConnection, PeerId } from "@libp2p/interface";
 import { HandshakeWatch } from "./dial-failure.ts";
 import { type KeyRing, singleKey } from "./key-ring.ts";
-import { keyedNoise, keyOf, openly } from "./keyed-admission.ts";
+import { keyedNoise, keyOf } from "./keyed-admission.ts";
 import type { NetworkLog } from "./libp2p-network.ts";
 import { nativeTls } from "./native-tls.ts";
 import type { HostId } from "./network.ts";
@@ -42,12 +42,9 @@ export class Admission {
   encrypters() {
     const keys = this.#keys;
     const isData = this.#options.role === "data";
-    const stock = isData ? [nativeTls(), noise()] : [noise()];
-    if (keys === undefined) return stock.map((each) => this.#handshakes.watch(each));
-    const keyed = isData ? [nativeTls({ keys }), keyedNoise(keys)] : [keyedNoise(keys)];
-    // Hosts that were let in by a ring may be such as know nothing of keys; those of one secret all know it.
-    const open = this.#options.keys === undefined ? [] : stock.map((each) => openly(keys, each));
-    return [...keyed, ...open].map((each) => this.#handshakes.watch(each));
+    const noises = keys === undefined ? noise() : keyedNoise(keys);
+    const encrypters = isData ? [nativeTls(keys === undefined ? {} : { keys }), noises] : [noises];
+    return encrypters.map((each) => this.#handshakes.watch(each));
   }
 
   gater(isStopping: () => boolean): ConnectionGater {

@@ -14,14 +14,11 @@ import type { Connection, HostId, Network } from "./network.ts";
 export const KEY_ID_SIZE = 8;
 export const SECRET_SIZE_MIN = 32;
 
-/** Names the key without a secret, under which identity alone decides. */
-export const OPEN_KEY_ID = new Uint8Array(KEY_ID_SIZE);
-
 export type AdmissionKey = {
   /** `KEY_ID_SIZE` octets. */
   readonly id: Uint8Array;
-  /** At least `SECRET_SIZE_MIN` random octets; undefined for the open key, under which identity alone decides. */
-  readonly secret: Uint8Array | undefined;
+  /** At least `SECRET_SIZE_MIN` random octets. */
+  readonly secret: Uint8Array;
   /** Whether a channel of `protocol` may be opened on a connection under this key. */
   allows(protocol: string): boolean;
 };

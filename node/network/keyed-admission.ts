@@ -20,14 +20,7 @@ import type {
 } from "@libp2p/interface";
 import { AbstractMultiaddrConnection, byteStream } from "@libp2p/utils";
 import { assert } from "../../protocol/errors.ts";
-import {
-  type AdmissionKey,
-  KEY_ID_SIZE,
-  KEYS_OFFERED_MAX,
-  type KeyRing,
-  OPEN_KEY_ID,
-  sameOctets,
-} from "./key-ring.ts";
+import { type AdmissionKey, KEY_ID_SIZE, KEYS_OFFERED_MAX, type KeyRing, sameOctets } from "./key-ring.ts";
 
 /** Carries the reason to the log; the peer is told nothing. */
 export class AdmissionRefused extends Error {
@@ -36,7 +29,7 @@ export class AdmissionRefused extends Error {
 
 export type AgreedKey = {
   readonly key: AdmissionKey;
-  /** 32 octets that only both ends of this exchange can have, if the key has a secret. */
+  /** 32 octets that only both ends of this exchange can have. */
   readonly binding: Uint8Array;
 };
 
@@ -115,41 +108,7 @@ async function asListener(octets: Octets, ring: KeyRing): Promise<AgreedKey> {
 
 function bindingOf({ id, secret }: AdmissionKey, offer: Uint8Array): Uint8Array {
   const hash = createHash("sha256").update("sojourn admission 1").update(offer).update(id);
-  return hash.update(secret ?? "").digest();
-}
-
-/**
- * A stock encrypter for hosts that agree on no keys: it serves where the ring has an open key, and says nothing
- * where it has none.
- */
-export function openly<Components>(ring: KeyRing, make: (components: Components) => ConnectionEncrypter) {
-  return (components: Components): ConnectionEncrypter => {
-    const encrypter = make(components);
-    const secureInbound = encrypter.secureInbound.bind(encrypter);
-    const secureOutbound = encrypter.secureOutbound.bind(encrypter);
-    const admit = (raw: MessageStream, key: AdmissionKey | undefined): void => {
-      assert(raw instanceof AbstractMultiaddrConnection, "an encrypter gets the connection of a socket");
-      if (key === undefined) {
-        const refused = new AdmissionRefused("without the cluster's secret nobody is let in");
-        raw.abort(refused);
-        throw refused;
-      }
-      keys.set(raw.timeline, key);
-    };
-    encrypter.secureInbound = async (raw, options) => {
-      admit(raw, ring.find(OPEN_KEY_ID));
-      return secureInbound(raw, options);
-    };
-    encrypter.secureOutbound = async (raw, options) => {
-      const offered = ring.offer(options?.remotePeer?.toString());
-      admit(
-        raw,
-        offered.find(({ id }) => sameOctets(id, OPEN_KEY_ID)),
-      );
-      return secureOutbound(raw, options);
-    };
-    return encrypter;
-  };
+  return hash.update(secret).digest();
 }
 
 /** Stock Noise behind the agreement on a key. */

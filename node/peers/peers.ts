@@ -1,12 +1,9 @@
 /**
- * The other hosts: the members of the cluster, and those that the configuration lists. Their names, where they are
- * dialled, where their bulk listeners are, and how to ask one of them something. Who of them is alive is
- * membership's to say.
+ * The other members of the cluster: their names, where they are dialled, where their bulk listeners are, and how to
+ * ask one of them something. Who of them is alive is membership's to say.
  */
 
-import { multiaddr } from "@multiformats/multiaddr";
 import type { Clock } from "../clock.ts";
-import type { NodeConfig } from "../config.ts";
 import { NodeError } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Links } from "../membership/links.ts";
@@ -29,11 +26,8 @@ export type ListedMember = {
 
 type Peer = PeerView & {
   asker: HostAsker;
-  /** From the configuration: its addresses go over those that the host itself gives. */
-  isStatic: boolean;
-  dataOverride: string | undefined;
-  /** Where its member list entry says that its bulk listener is; undefined while it is not on the list. */
-  dataListed: readonly string[] | undefined;
+  /** Where its member list entry says that its bulk listener is. */
+  dataListed: readonly string[];
   facts: HostFacts | undefined;
   askedAtMs: number;
   /** What the member list and what the host itself says. */
@@ -52,18 +46,10 @@ export class Peers {
   readonly #log: Log;
   #onHosts: (hosts: readonly string[]) => void = () => {};
 
-  constructor({ links, clock, log }: { links: Links; clock: Clock; log: Log }, peers: NodeConfig["peers"]) {
+  constructor({ links, clock, log }: { links: Links; clock: Clock; log: Log }) {
     this.#links = links;
     this.#clock = clock;
     this.#log = log;
-    for (const { name, control, data } of peers) {
-      const host = hostIdOf(control);
-      const peer = this.#add({ host, hostName: name ?? host.slice(-8) });
-      peer.isStatic = true;
-      peer.dataOverride = data;
-      peer.address = control;
-      this.#links.setAddresses(host, [control]);
-    }
   }
 
   /** Who they are, now and whenever that changes. */
@@ -72,11 +58,11 @@ export class Peers {
     listener([...this.#peers.keys()]);
   }
 
-  /** The cluster's members but this host. Hosts of the configuration stay, members or not. */
+  /** The cluster's members but this host. */
   setMembers(members: readonly ListedMember[]): void {
     const listed = new Set(members.map(({ host }) => host));
     for (const peer of [...this.#peers.values()]) {
-      if (peer.isStatic || listed.has(peer.host)) continue;
+      if (listed.has(peer.host)) continue;
       this.#peers.delete(peer.host);
       this.#links.forget(peer.host);
     }
@@ -122,20 +108,18 @@ export class Peers {
   }
 
   /**
-   * Where the host's bulk listener is, with commas between its addresses; `nowhere` for one that announces none. Asks
-   * when it is not known. Throws HOST_UNKNOWN, PEER_UNREACHABLE.
+   * Where the host's bulk listener is, with commas between its addresses; `nowhere` for one that announces none. What
+   * is known may be old: it is asked for anew beside its use. Throws HOST_UNKNOWN.
    */
   async dataAddressOf(host: string): Promise<string> {
     const peer = this.#peers.get(host);
     if (peer === undefined) throw new NodeError("HOST_UNKNOWN", { query: host });
-    if (peer.dataOverride !== undefined) return peer.dataOverride;
-    if (peer.facts === undefined && peer.dataListed === undefined) await this.ask(host);
-    else if (this.#clock.nowMs() - peer.askedAtMs > FACTS_FRESH_MS) {
+    if (this.#clock.nowMs() - peer.askedAtMs > FACTS_FRESH_MS) {
       this.ask(host).catch((error: unknown) => {
         this.#log.debug("peer does not answer", { peer: host, reason: (error as Error).message });
       });
     }
-    const addresses = peer.facts?.dataAddresses ?? peer.dataListed ?? [];
+    const addresses = peer.facts?.dataAddresses ?? peer.dataListed;
     return addresses.length === 0 ? nowhere(host) : addresses.join(",");
   }
 
@@ -171,7 +155,6 @@ export class Peers {
   }
 
   #setAddresses(peer: Peer): void {
-    if (peer.isStatic) return;
     const bare = new Set([...peer.told, ...peer.listed]);
     const addresses = [...bare].map((address) => `${address}/p2p/${peer.host}`);
     peer.address = addresses[0] ?? "";
@@ -184,9 +167,7 @@ export class Peers {
       hostName,
       address: "",
       asker: new HostAsker(this.#links, host),
-      isStatic: false,
-      dataOverride: undefined,
-      dataListed: undefined,
+      dataListed: [],
       facts: undefined,
       askedAtMs: Number.NEGATIVE_INFINITY,
       listed: [],
@@ -195,13 +176,4 @@ export class Peers {
     this.#peers.set(host, peer);
     return peer;
   }
-}
-
-function hostIdOf(address: string): string {
-  const id = multiaddr(address)
-    .getComponents()
-    .find(({ name }) => name === "p2p")?.value;
-  if (id === undefined)
-    throw new NodeError("CONFIG_INVALID", { source: "peers", issues: [`${address} names no host`] });
-  return id;
 }

@@ -1,21 +1,19 @@
-/** Peers that speak another version of the protocol: refused by name, on both sides, and nothing changed. */
+/** Members that speak another version of the protocol: refused by name, on both sides, and nothing changed. */
 
-import { readFile, writeFile } from "node:fs/promises";
-import { generateKeyPair } from "@libp2p/crypto/keys";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { PlanRow } from "../../node/control/api.ts";
-import { configFile } from "../../node/data-folder.ts";
 import { codec } from "../../node/migration/session.ts";
 import type { Network } from "../../node/network/network.ts";
 import { HOSTS_PROTOCOL, MIGRATION_PROTOCOL, PROTOCOL_VERSION } from "../../protocol/limits.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
+import { ClusterNode } from "../node/cluster/hosts.ts";
 import { Hosts } from "../node/network/hosts.ts";
 import { createDomain, expectUnharmed, refusal, sojournJson } from "./hosts.ts";
 
 const OTHER_VERSION = PROTOCOL_VERSION + 1;
 const OLDER_PROTOCOL = "/sojourn/migrate/0.9.0";
 
-type Peer = { control: Network; data: Network };
+type Peer = { member: ClusterNode; data: Network };
 
 const hosts = new Hosts();
 let cluster: Cluster;
@@ -28,25 +26,17 @@ let newer: Peer;
 beforeAll(async () => {
   cluster = await Cluster.start({ names: ["alpha"] });
   alpha = cluster.host("alpha");
-  older = await peer();
-  newer = await peer();
+  older = await join("older");
+  newer = await join("newer");
   await older.data.handle(OLDER_PROTOCOL, (channel) => channel.close());
   await answerAccept(newer);
-  for (const { control, data } of [older, newer]) await answerFacts(control, data);
-  const file = configFile(alpha.dataDir);
-  const config = JSON.parse(await readFile(file, "utf8")) as object;
-  const peers = Object.entries({ older, newer }).map(([name, { control, data }]) => ({
-    name,
-    control: control.addresses()[0],
-    data: data.addresses()[0],
-  }));
-  await writeFile(file, JSON.stringify({ ...config, peers }));
-  await alpha.restart();
+  for (const peer of [older, newer]) await answerFacts(peer);
   await createDomain(alpha, "web");
 }, 120_000);
 
 afterAll(async () => {
   await hosts.stop();
+  await Promise.all([older, newer].map((peer) => peer?.member.remove()));
   await cluster?.stop();
 });
 
@@ -101,13 +91,13 @@ test("a source of another version is told which, and leaves nothing behind", asy
   await expectUnharmed(alpha, "web");
 });
 
-async function peer(): Promise<Peer> {
-  const identity = await generateKeyPair("Ed25519");
-  const control = await hosts.create({ role: "control" }, identity);
-  const data = await hosts.create({ role: "data" }, identity);
-  await control.start();
+async function join(name: string): Promise<Peer> {
+  const member = await ClusterNode.start(name);
+  const data = await hosts.create({ role: "data", keys: member.keys }, member.identity.privateKey);
   await data.start();
-  return { control, data };
+  member.dataAddresses = data.addresses().map((address) => address.split("/p2p/")[0]!);
+  await member.join((await alpha.call("invite", {})).token);
+  return { member, data };
 }
 
 async function answerAccept({ data }: Peer): Promise<void> {
@@ -125,12 +115,12 @@ async function answerAccept({ data }: Peer): Promise<void> {
   });
 }
 
-async function answerFacts(control: Network, data: Network): Promise<void> {
-  await control.handle(HOSTS_PROTOCOL, async (channel) => {
+async function answerFacts({ member, data }: Peer): Promise<void> {
+  await member.network.handle(HOSTS_PROTOCOL, async (channel) => {
     for await (const _question of channel.frames()) {
       const answer = {
-        host: control.self,
-        hostName: "foreign",
+        host: member.id,
+        hostName: member.name,
         version: "9.9.9",
         protocolVersion: OTHER_VERSION,
         dataAddresses: [...data.addresses()],

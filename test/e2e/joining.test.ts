@@ -1,6 +1,6 @@
 /** A cluster as its operator makes it: init, invite, join, revoke, rotate-secret. Real daemons, real folders. */
 
-import { mkdtemp, readFile, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -9,10 +9,13 @@ import type { ApiErrorBody, HostRow, Invitation, Joined, Rotation } from "../../
 import { ClusterHost, removeCluster } from "../../testnet/cluster.ts";
 import { freePorts } from "../../testnet/free-ports.ts";
 import { type Outcome, runSojourn } from "../node/cli/run-sojourn.ts";
+import { Hosts } from "../node/network/hosts.ts";
 import { createDomain, expectUnharmed, sojourn, sojournJson } from "./hosts.ts";
 
 type Made = { name: string; dataDir: string; ports: { control: number; data: number } };
 
+/** Hosts of libp2p that know nothing of keys. */
+const strangers = new Hosts();
 let folder: string;
 let ports: number[];
 let alpha: ClusterHost;
@@ -39,6 +42,7 @@ process.once("exit", leave);
 
 afterAll(async () => {
   process.off("exit", leave);
+  await strangers.stop();
   await Promise.all([alpha, beta, gamma].map((host) => host?.kill9()));
   leave();
 });
@@ -125,6 +129,39 @@ describe("joining", () => {
     }
   }, 120_000);
 });
+
+test("a host without a cluster runs its domains alone, and joins with them", async () => {
+  const parts = await made("hermit");
+  const { control, data } = parts.ports;
+  await mkdir(parts.dataDir, { mode: 0o700 });
+  const listens = { control: { listen: `127.0.0.1:${control}` }, data: { listen: `127.0.0.1:${data}` } };
+  await writeFile(join(parts.dataDir, "config.json"), JSON.stringify({ name: parts.name, ...listens }));
+  const hermit = hostOf(parts, "");
+  await hermit.start();
+  try {
+    const { host: hostId, cluster } = await hermit.call("info", {});
+    expect(cluster).toBeUndefined();
+    await createDomain(hermit, "cell");
+    await expectUnharmed(hermit, "cell");
+    for (const [role, port] of [
+      ["control", control],
+      ["data", data],
+    ] as const) {
+      const stranger = await strangers.start({ role });
+      const dial = stranger.dial(`/ip4/127.0.0.1/tcp/${port}/p2p/${hostId}`);
+      await expect(dial, role).rejects.toMatchObject({ code: "NETWORK_REFUSED" });
+    }
+    const alone = await sojournJson<HostRow[]>(hermit, "hosts");
+    expect(alone.map(({ hostName }) => hostName)).toEqual(["hermit"]);
+    await sojournJson<Joined>(hermit, "join", await invite(alpha), "--address", hermit.socketPath);
+    await seesAlive(alpha, "hermit");
+    await hermit.call("migrate", { domain: "cell", to: "alpha" });
+    await expectUnharmed(alpha, "cell");
+  } finally {
+    await alpha.call("revoke", { host: "hermit", reason: "the test is over" }).catch(() => undefined);
+    await hermit.kill9();
+  }
+}, 120_000);
 
 test("members know each other after a restart, without the founder", async () => {
   await alpha.kill9();

@@ -13,9 +13,6 @@ import { listenMultiaddr, parseListen } from "../../node/listen.ts";
 const HOST_A = peerIdFromPrivateKey(
   await generateKeyPairFromSeed("Ed25519", new Uint8Array(32).fill(1)),
 ).toString();
-const HOST_B = peerIdFromPrivateKey(
-  await generateKeyPairFromSeed("Ed25519", new Uint8Array(32).fill(2)),
-).toString();
 const at = (port: number, host: string) => `/ip4/10.0.0.5/tcp/${port}/p2p/${host}`;
 
 function issuesOf(value: unknown): readonly string[] {
@@ -35,7 +32,6 @@ test("an empty configuration is whole: every default is there", () => {
     control: { listen: "127.0.0.1:4701" },
     data: { listen: "127.0.0.1:4702" },
     api: { socketPath: "/data/api.sock" },
-    peers: [],
     migration: {
       iterationsMax: 30,
       totalSentFactorMax: 3,
@@ -63,12 +59,12 @@ test("one value of a section leaves the section's other defaults", () => {
   });
 });
 
-test("peers are named by addresses with their host ids", () => {
-  const peers = [
-    { name: "b", control: at(4701, HOST_A), data: at(4702, HOST_A) },
-    { control: at(4701, HOST_B) },
-  ];
-  expect(parseConfig({ peers }, "test").peers).toEqual(peers);
+test("a list of peers, as there was one once, is refused with what takes its place", () => {
+  expect(issuesOf({ peers: [{ control: at(4701, HOST_A) }], colour: "red" })).toEqual([
+    expect.stringMatching(/^peers: .*delete this setting.*sojourn invite.*sojourn join TOKEN/),
+    "configuration: there is no setting colour",
+  ]);
+  expect(issuesOf({ discovery: { peers: [] } })).toEqual([expect.stringMatching(/^discovery: .*"peers"/)]);
 });
 
 test.each<[string, unknown, RegExp]>([
@@ -86,9 +82,9 @@ test.each<[string, unknown, RegExp]>([
     /^control\.announce\.0: .*multiaddr/,
   ],
   [
-    "a peer's address without its id",
-    { peers: [{ control: "/ip4/10.0.0.5/tcp/1" }] },
-    /^peers\.0\.control: .*\/p2p\//,
+    "a seed's address without its id",
+    { discovery: { seeds: ["/ip4/10.0.0.5/tcp/1"] } },
+    /^discovery\.seeds\.0: .*\/p2p\//,
   ],
   [
     "both listeners on one port",
@@ -104,16 +100,6 @@ test.each<[string, unknown, RegExp]>([
     "a stall timeout within the wait before a dial",
     { migration: { stallTimeoutMs: 90 } },
     /^migration\.stallTimeoutMs: .*reconnectDelayMs/,
-  ],
-  [
-    "two hosts in one peer",
-    { peers: [{ control: at(1, HOST_A), data: at(2, HOST_B) }] },
-    /^peers\.0\.data: .*same host/,
-  ],
-  [
-    "a host that is listed twice",
-    { peers: [{ control: at(1, HOST_A) }, { control: at(2, HOST_A) }] },
-    /^peers\.1\.control: .*already/,
   ],
   ["a data folder too deep for a socket", { dataDir: `/${"d".repeat(120)}` }, /^dataDir: .*107/],
   ["a socket path too long", { api: { socketPath: `/${"d".repeat(120)}` } }, /^api\.socketPath: .*107/],
@@ -166,13 +152,13 @@ test("flags go over the file, and the file over the defaults", () => {
       "--wasm-memory-max-bytes",
       "2GiB",
       "--faults",
-      "--peers",
-      JSON.stringify([{ control: at(1, HOST_A) }]),
+      "--discovery-seeds",
+      JSON.stringify([at(1, HOST_A)]),
     ],
     file,
   );
   expect(config).toMatchObject({ name: "from-file", faults: true, wasm: { memoryMaxBytes: 2 ** 31 } });
-  expect(config.peers).toHaveLength(1);
+  expect(config.discovery.seeds).toEqual([at(1, HOST_A)]);
   expect(config.migration).toMatchObject({ iterationsMax: 9, hotSendsMax: 2, totalSentFactorMax: 3 });
   expect(file.migration.iterationsMax).toBe(7);
 });
@@ -183,9 +169,9 @@ test("no flags and no file are the defaults; no flags leave the file as it is", 
 });
 
 test("a flag's mistake, and a file's that a flag cannot mend, are refused with their paths", () => {
-  const flags = { migrationIterationsMax: "many", peers: "[" };
+  const flags = { migrationIterationsMax: "many", discoverySeeds: "[" };
   expect(issuesOf(applyFlags(NodeConfigSchema, {}, flags))).toEqual([
-    expect.stringMatching(/^peers: /),
+    expect.stringMatching(/^discovery\.seeds: /),
     expect.stringMatching(/^migration\.iterationsMax: /),
   ]);
   expect(issuesOf(applyFlags(NodeConfigSchema, { migration: 5 }, { migrationIterationsMax: "3" }))).toEqual([

@@ -27,16 +27,8 @@ async function initJson(...args: string[]): Promise<Record<string, unknown>> {
 }
 
 describe("init", () => {
-  test("writes what the command line says, a key that only its owner reads, and how others reach the host", async () => {
-    const beta = "/ip4/127.0.0.1/tcp/4801/p2p/12D3KooWNvSZnPi3RrhrTwEY4LuuBeB6K6facKUCJcyWG1aoDd2p";
-    const said = await initJson(
-      "--name",
-      "alpha",
-      "--listen",
-      "127.0.0.1:4801",
-      "--peer",
-      `beta=${beta},${beta}`,
-    );
+  test("writes what the command line says, and a key that only its owner reads", async () => {
+    const said = await initJson("--name", "alpha", "--listen", "127.0.0.1:4801");
     const dataDir = join(folder, "data");
     expect(said).toMatchObject({
       config: join(dataDir, "config.json"),
@@ -45,26 +37,13 @@ describe("init", () => {
       keyCreated: true,
       host: expect.stringMatching(/^12D3KooW/),
     });
-    expect(said.peer).toBe(
-      `alpha=/ip4/127.0.0.1/tcp/4801/p2p/${said.host},/ip4/127.0.0.1/tcp/4702/p2p/${said.host}`,
-    );
     expect(JSON.parse(await readFile(join(dataDir, "config.json"), "utf8"))).toEqual({
       name: "alpha",
       control: { listen: "127.0.0.1:4801" },
-      peers: [{ name: "beta", control: beta, data: beta }],
     });
     for (const file of ["config.json", "host.key"]) {
       expect((await stat(join(dataDir, file))).mode & 0o777, file).toBe(0o600);
     }
-  });
-
-  test("takes as --peer what another init prints", async () => {
-    const { peer } = await initJson("--name", "alpha");
-    const other = join(folder, "other");
-    const { code } = await runSojourn(["init", "--data-dir", other, "--peer", String(peer)]);
-    expect(code).toBe(0);
-    const { peers } = JSON.parse(await readFile(join(other, "config.json"), "utf8")) as { peers: object[] };
-    expect(peers).toEqual([{ name: "alpha", control: expect.any(String), data: expect.any(String) }]);
   });
 
   test("run again changes nothing and says what was there", async () => {
@@ -84,14 +63,10 @@ describe("init", () => {
     expect(await readFile(join(folder, "data", "config.json"), "utf8")).toBe(before);
   });
 
-  test("prints no address that is known only once the daemon runs", async () => {
-    expect(await initJson("--listen", "0.0.0.0:4801")).not.toHaveProperty("peer");
-  });
-
   test.each([
     [["--listen", "somewhere"], /control\.listen: must be an IP address and a port/],
-    [["--peer", "/ip4/127.0.0.1/tcp/1"], /must end in \/p2p\//],
-    [["--peer", "127.0.0.1:1"], /It must be \[NAME=\]MULTIADDR/],
+    [["--announce", "127.0.0.1:1"], /control\.announce\.0: must be a multiaddr/],
+    [["--peer", "/ip4/127.0.0.1/tcp/1"], /unknown option '--peer'/],
   ])("with %j is a usage error that leaves nothing behind", async (args, complaint) => {
     const { code, stderr } = await runSojourn(["init", "--data-dir", join(folder, "data"), ...args]);
     expect(code).toBe(2);
@@ -113,6 +88,13 @@ describe("up", () => {
     const { code, stderr } = await runSojourn(["up", "--data-dir", folder]);
     expect(code).toBe(2);
     expect(stderr).toMatch(/migration\.iterationsMax: .* \(CONFIG_INVALID\)\n/);
+  });
+
+  test("refuses a list of peers, and says how hosts become a cluster now", async () => {
+    await writeFile(join(folder, "config.json"), '{"peers":[]}');
+    const { code, stderr } = await runSojourn(["up", "--data-dir", folder]);
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/config\.json.*peers: .*delete this setting.*sojourn invite.*sojourn join/);
   });
 
   test("has every option of the configuration as a flag, stronger than the file", async () => {

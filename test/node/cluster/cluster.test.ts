@@ -95,12 +95,10 @@ test("whoever has a token may join with it and do nothing else", async () => {
   const token = parseToken(await alpha.invite());
   const stranger = await start("stranger");
   stranger.keys.update({
-    cluster: token.cluster,
     members: [alpha.id],
     revoked: [],
     secrets: [{ epoch: 1, othersEndAtMs: 0, secret: token.secret }],
     invitations: [],
-    statics: [],
   });
   // It takes itself for a member, so it gossips and compares at once, and is cut for the first of that which arrives.
   const connection = await dial(stranger, alpha).catch(() => undefined);
@@ -121,7 +119,7 @@ test("the cluster's secret alone opens nothing: its holder has to be a member", 
   const alpha = await founded();
   const beta = await member(alpha, "beta");
   const thief = await start("thief");
-  thief.keys.update({ ...beta.cluster.admission(), statics: [] });
+  thief.keys.update(beta.cluster.admission());
   await expect(dial(thief, alpha)).rejects.toMatchObject({ code: "NETWORK_REFUSED" });
   expect(alpha.lines.some((line) => line.includes(thief.id) && line.includes("not a member"))).toBe(true);
 });

@@ -22,6 +22,8 @@ export class ClusterNode {
   readonly keys: ClusterKeys;
   readonly network: Libp2pNetwork;
   readonly lines: string[];
+  /** Where it says that bulk bytes go. */
+  dataAddresses: readonly string[] = [];
   /** Ahead of the system's clock. */
   static skewMs = 0;
 
@@ -44,13 +46,13 @@ export class ClusterNode {
     const identity = await loadOrCreateIdentity(join(home, "host.key"));
     const clock = { ...systemClock, wallMs: () => systemClock.wallMs() + ClusterNode.skewMs };
     const cluster = await Cluster.load({ file: join(home, "cluster.json"), identity, clock, log });
-    const keys = new ClusterKeys(clock, { ...cluster.admission(), statics: [] });
+    const keys = new ClusterKeys(clock, cluster.admission());
     const network = new Libp2pNetwork(
       { privateKey: identity.privateKey, log },
       { role: "control", listen: ["/ip4/127.0.0.1/tcp/0"], keys, gossip: { onOffence: () => undefined } },
     );
     cluster.onChange(() => {
-      keys.update({ ...cluster.admission(), statics: [] });
+      keys.update(cluster.admission());
       network.recheck();
     });
     await new ClusterGossip({ cluster, keys, network, log }).start();
@@ -64,7 +66,7 @@ export class ClusterNode {
   }
 
   described() {
-    return { name: this.name, addresses: { control: this.bare(), data: [] } };
+    return { name: this.name, addresses: { control: this.bare(), data: this.dataAddresses } };
   }
 
   bare(): string[] {

@@ -30,7 +30,7 @@ class Host {
     this.network = network;
     const clock = systemClock;
     this.links = new Links({ network, clock }, { dialTimeoutMs: 2000 });
-    this.peers = new Peers({ links: this.links, clock, log: NO_LOG }, []);
+    this.peers = new Peers({ links: this.links, clock, log: NO_LOG });
   }
 
   static async start(options: { announce?: string[] } = {}): Promise<Host> {

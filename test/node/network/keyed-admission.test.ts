@@ -3,13 +3,7 @@
 import { randomBytes } from "node:crypto";
 import { generateKeyPair } from "@libp2p/crypto/keys";
 import { afterEach, expect, test } from "vitest";
-import {
-  type AdmissionKey,
-  type KeyRing,
-  keyIdOf,
-  OPEN_KEY_ID,
-  sameOctets,
-} from "../../../node/network/key-ring.ts";
+import { type AdmissionKey, type KeyRing, keyIdOf, sameOctets } from "../../../node/network/key-ring.ts";
 import { Libp2pNetwork, STREAM_WINDOW_SIZE } from "../../../node/network/libp2p-network.ts";
 import { networkContract } from "../../contract/network.contract.ts";
 import { Hosts } from "./hosts.ts";
@@ -44,8 +38,6 @@ function keyOf(secret: Uint8Array = randomBytes(32), allows = (_protocol: string
   return { id: keyIdOf(secret), secret, allows };
 }
 
-const OPEN: AdmissionKey = { id: OPEN_KEY_ID, secret: undefined, allows: () => true };
-
 for (const role of ["control", "data"] as const) {
   test(`${role}: one key in common is enough, and the dialler's best comes first`, async () => {
     const [older, newer, other] = [keyOf(), keyOf(), keyOf()];
@@ -71,7 +63,7 @@ for (const role of ["control", "data"] as const) {
     try {
       const [address] = host.addresses();
       const guess = { ...keyOf(), id: key.id };
-      for (const keys of [new Ring(keyOf()), new Ring(), new Ring(guess), new Ring(OPEN)]) {
+      for (const keys of [new Ring(keyOf()), new Ring(), new Ring(guess)]) {
         const stranger = await hosts.start({ role, keys });
         await expect(stranger.dial(address!)).rejects.toMatchObject({ code: "NETWORK_REFUSED" });
       }
@@ -87,14 +79,18 @@ for (const role of ["control", "data"] as const) {
     }
   });
 
-  test(`${role}: an open key lets in hosts that know nothing of keys, as the ring says`, async () => {
-    const ring = new Ring(OPEN);
-    const host = await hosts.start({ role, keys: ring });
-    const [friend, stranger] = [await hosts.start({ role }), await hosts.start({ role })];
-    ring.refused.set(stranger.self, "not invited");
-    expect((await friend.dial(host.addresses()[0]!)).peer).toBe(host.self);
-    expect((await host.dial(friend.addresses()[0]!)).peer).toBe(friend.self);
-    await expect(stranger.dial(host.addresses()[0]!)).rejects.toMatchObject({ code: "NETWORK_REFUSED" });
+  test(`${role}: hosts that both have no key do not meet, nor does one of them meet one without a ring`, async () => {
+    const alone = await hosts.start({ role, keys: new Ring() });
+    const other = await hosts.start({ role, keys: new Ring() });
+    const stock = await hosts.start({ role });
+    for (const [from, to] of [
+      [alone, other],
+      [alone, stock],
+      [stock, alone],
+    ] as const) {
+      await expect(from.dial(to.addresses()[0]!)).rejects.toMatchObject({ code: "NETWORK_REFUSED" });
+    }
+    expect([alone, other, stock].flatMap((host) => host.connections())).toEqual([]);
   });
 
   test(`${role}: a host that was revoked is cut off at once, and does not get in again`, async () => {
