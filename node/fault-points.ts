@@ -32,19 +32,21 @@ export const FAULT_POINTS = {
   "destination-superseding-write": "a guest write over a missing block was issued and not acknowledged",
   "destination-before-synchronised-persist":
     "nothing is missing, all is flushed; the journal does not say so yet",
+  restoring: "the daemon was started again and listens; it has not looked into its journal",
 } as const;
 
 export type FaultPoint = keyof typeof FAULT_POINTS;
 
 /**
  * `kill`: SIGKILL for the whole daemon. `exit`: this process ends at once with FAULT_EXIT_CODE. `throw`:
- * FAULT_INJECTED. `stall`: the point completes `ms` later.
+ * FAULT_INJECTED. `stall`: the point completes `ms` later. `release`: at once; whoever stalls there goes on.
  */
 export type FaultAction =
   | { type: "kill" }
   | { type: "exit" }
   | { type: "throw" }
-  | { type: "stall"; ms: number };
+  | { type: "stall"; ms: number }
+  | { type: "release" };
 
 /** `nth`: the action happens the nth time that the point is reached from now on. */
 export type Fault = { point: FaultPoint; action: FaultAction; nth: number };
@@ -66,9 +68,8 @@ export type FaultOptions = {
 export class FaultPoints {
   readonly #enabled: boolean;
   readonly #options: FaultOptions;
-  readonly #reached = new Map<FaultPoint, number>();
   readonly #armed = new Map<FaultPoint, { fault: Fault; left: number }>();
-  readonly #waiting: { point: FaultPoint; count: number; resolve: () => void }[] = [];
+  readonly #stalled = new Map<FaultPoint, Set<() => void>>();
 
   constructor(options: FaultOptions) {
     this.#enabled = options.enabled;
@@ -90,12 +91,11 @@ export class FaultPoints {
   arm(spec: string): readonly Fault[] {
     if (!this.#enabled) throw new NodeError("FAULTS_DISABLED", { spec });
     const faults = spec.split(",").map((text) => parseFault(text.trim()));
-    for (const fault of faults) this.#armed.set(fault.point, { fault, left: fault.nth });
+    for (const fault of faults) {
+      if (fault.action.type === "release") this.#release(fault.point);
+      else this.#armed.set(fault.point, { fault, left: fault.nth });
+    }
     return faults;
-  }
-
-  disarm(): void {
-    this.#armed.clear();
   }
 
   armed(): readonly Fault[] {
@@ -110,26 +110,7 @@ export class FaultPoints {
     return this.#enabled ? this.#reach(name) : undefined;
   }
 
-  /** How often `name` was reached. Counted only where faults are allowed. */
-  reached(name: FaultPoint): number {
-    return this.#reached.get(name) ?? 0;
-  }
-
-  /** Resolves once `name` was reached `count` times in all. */
-  whenReached(name: FaultPoint, count = 1): Promise<void> {
-    if (this.reached(name) >= count) return Promise.resolve();
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#waiting.push({ point: name, count, resolve });
-    return promise;
-  }
-
   #reach(name: FaultPoint): Promise<void> | undefined {
-    const count = this.reached(name) + 1;
-    this.#reached.set(name, count);
-    for (let index = this.#waiting.length - 1; index >= 0; index--) {
-      const waiting = this.#waiting[index]!;
-      if (waiting.point === name && waiting.count <= count) this.#waiting.splice(index, 1)[0]!.resolve();
-    }
     const armed = this.#armed.get(name);
     if (armed === undefined || --armed.left > 0) return undefined;
     this.#armed.delete(name);
@@ -150,8 +131,26 @@ export class FaultPoints {
       case "throw":
         throw new NodeError("FAULT_INJECTED", { point });
       case "stall":
-        return new Promise((resolve) => setTimeout(resolve, action.ms));
+        return this.#stall(point, action.ms);
+      case "release":
+        return;
     }
+  }
+
+  async #stall(point: FaultPoint, ms: number): Promise<void> {
+    const stalled = this.#stalled.get(point) ?? new Set();
+    this.#stalled.set(point, stalled);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    stalled.add(resolve);
+    await promise;
+    clearTimeout(timer);
+    stalled.delete(resolve);
+  }
+
+  #release(point: FaultPoint): void {
+    this.#armed.delete(point);
+    for (const resolve of this.#stalled.get(point) ?? []) resolve();
   }
 }
 
@@ -165,7 +164,7 @@ function killIfThere(pid: number): void {
   }
 }
 
-/** `name[:kill|exit|throw[:nth]]` or `name:stall:ms[:nth]`; `kill` when no action is named. Throws USAGE. */
+/** `name[:kill|exit|throw[:nth]]`, `name:release` or `name:stall:ms[:nth]`; `kill` when no action is named. Throws USAGE. */
 export function parseFault(text: string): Fault {
   const [name = "", type = "kill", ...rest] = text.split(":");
   if (!isFaultPoint(name)) {
@@ -175,12 +174,15 @@ export function parseFault(text: string): Fault {
   }
   const ms = type === "stall" ? Number(rest.shift()) : 0;
   const nth = Number(rest.shift() ?? 1);
-  const known = type === "kill" || type === "exit" || type === "throw" || type === "stall";
-  if (!known || rest.length > 0 || !isCount(nth, 1) || !isCount(ms, 0)) {
-    const forms = "name[:kill|exit|throw[:nth]] or name:stall:ms[:nth]";
+  if (!isAction(type) || rest.length > 0 || !isCount(nth, 1) || !isCount(ms, 0)) {
+    const forms = "name[:kill|exit|throw[:nth]], name:release or name:stall:ms[:nth]";
     throw new NodeError("USAGE", { reason: `"${text}" is not a fault; write ${forms}` });
   }
   return { point: name, action: type === "stall" ? { type, ms } : { type }, nth };
+}
+
+function isAction(type: string): type is FaultAction["type"] {
+  return ["kill", "exit", "throw", "stall", "release"].includes(type);
 }
 
 function isFaultPoint(name: string): name is FaultPoint {

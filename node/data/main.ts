@@ -121,12 +121,21 @@ async function main(): Promise<void> {
   };
   served.service = new DataService(parts);
 
-  // Guests whose vbds are ours wait for their exports: first those, then the network.
   await nbd.listen({ unixPath: paths.nbdSocket });
+  await start({ network, domains, migrations });
+  rpc.notify("ready", { addresses: network.addresses() } satisfies DataReady);
+}
+
+/** Guests whose vbds are ours wait for their exports; what is restored needs the network; peers wait for both. */
+async function start({
+  network,
+  domains,
+  migrations,
+}: Pick<DataServiceParts, "domains" | "migrations"> & { network: DialBackNetwork }): Promise<void> {
+  await migrations.serve();
   await network.start();
   await domains.openOwned();
   await migrations.start();
-  rpc.notify("ready", { addresses: network.addresses() } satisfies DataReady);
 }
 
 /** Hypervisors and attachments: those of QEMU share its one connection. */

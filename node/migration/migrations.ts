@@ -16,7 +16,7 @@ import type { HopReport, MigrateOptions, Progress } from "../control/api.ts";
 import { type CopiesParts, examineCopies, occupiedBytes } from "../domains/copies.ts";
 import { readGenerationLog } from "../domains/stored-log.ts";
 import { NodeError, nodeErrorOf } from "../errors.ts";
-import type { Channel, Connection, Network } from "../network/network.ts";
+import type { Channel, Network } from "../network/network.ts";
 import { destinationCommit } from "./destination-commits.ts";
 import { DestinationDriver } from "./destination-driver.ts";
 import { DomainReception, type IncomingDomainParts } from "./incoming-domain.ts";
@@ -43,16 +43,25 @@ export class Migrations {
   readonly #leaving = new Set<OutgoingMigration>();
   readonly #incoming = new Map<string, DestinationDriver>();
   #unknownSessions = 0;
+  readonly #restored = Promise.withResolvers<void>();
 
   constructor(parts: MigrationsParts) {
     this.#parts = parts;
   }
 
-  async start(): Promise<void> {
-    await this.#restore();
+  /** Before the network starts: a peer that finds nobody here for the protocol takes this host for another version. */
+  async serve(): Promise<void> {
     const { network } = this.#parts;
-    await network.handle(MIGRATION_PROTOCOL, (channel) => this.#accept(channel));
-    await network.handle(MEMORY_PROTOCOL, (channel, connection) => this.#acceptMemory(channel, connection));
+    const { promise } = this.#restored;
+    await network.handle(MIGRATION_PROTOCOL, (channel) => promise.then(() => this.#accept(channel)));
+    await network.handle(MEMORY_PROTOCOL, (channel) => promise.then(() => this.#acceptMemory(channel)));
+  }
+
+  /** Goes on with what the journal says; peers that came before are answered then. */
+  async start(): Promise<void> {
+    await this.#parts.faults.point("restoring");
+    await this.#restore();
+    this.#restored.resolve();
   }
 
   async stop(): Promise<void> {
@@ -313,8 +322,10 @@ export class Migrations {
         openCopies: (_domain, choices) => reception.openCopies(choices),
         closeCopies: (copies) => reception.closeCopies(copies),
         persist: async (record, prepared) => {
-          const known = await parts.metadata.domains.get(domain.id);
-          const ownReplica = await parts.metadata.replicas.get(domain.id, parts.self);
+          const [known, ownReplica] = await Promise.all([
+            parts.metadata.domains.get(domain.id),
+            parts.metadata.replicas.get(domain.id, parts.self),
+          ]);
           const facts = { self: parts.self, nowMs: parts.clock.wallMs(), known, ownReplica, prepared };
           await parts.metadata.journal.commit(destinationCommit(domain.id, record, facts));
           if (record.phase === "owner") parts.changed(domain.id);
@@ -324,12 +335,14 @@ export class Migrations {
         prepareMemory: () => reception.prepareMemory(),
         discardMemory: () => reception.discardMemory(),
         keepMissing: (_copies, missing) => reception.keepMissing(missing),
+        stage: (hooks) => reception.stage(hooks),
+        unstage: () => reception.unstage(),
         resume: (copies, _generation, hooks) => reception.resume(copies, hooks),
         changed: (state) => {
           // Not with every block: others look the domain up again.
           if (state.phase === phase) return;
           phase = state.phase;
-          parts.log.info("phase changed", { migration, to: phase });
+          parts.log.info("phase changed", { migration, domain: domain.id, to: phase });
           parts.changed(domain.id);
           if (isOver(state)) this.#retire();
         },
@@ -363,7 +376,7 @@ export class Migrations {
     }
   }
 
-  async #acceptMemory(channel: Channel, _connection: Connection): Promise<void> {
+  async #acceptMemory(channel: Channel): Promise<void> {
     const { migration, attempt, offset, rest } = await readMemoryOpen(channel);
     const driver = this.#incoming.get(migration);
     if (driver === undefined || driver.context.source !== channel.peer) {

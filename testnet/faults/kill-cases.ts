@@ -12,7 +12,7 @@ import { type Actor, FaultLog, gone, type Stage, type Workload } from "./stage.t
 import { within } from "./waiting.ts";
 
 /** A source that died before it had handed over takes the domain back; every other migration goes on. */
-const EXPECTED: { readonly [P in FaultPoint]: Expected } = {
+const EXPECTED: { readonly [P in Exclude<FaultPoint, "restoring">]: Expected } = {
   "source-reconciling": "rolled back",
   "source-precopy": "rolled back",
   "source-memory-copy": "rolled back",
@@ -36,6 +36,8 @@ const EXPECTED: { readonly [P in FaultPoint]: Expected } = {
   "destination-before-synchronised-persist": "completed",
 };
 
+type Point = keyof typeof EXPECTED;
+
 /** Where the domain is frozen until the destination is back: nobody may say that it runs. */
 const FROZEN_WHILE_DOWN: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
   "destination-handover-received",
@@ -43,19 +45,19 @@ const FROZEN_WHILE_DOWN: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
 ]);
 
 export function killCases(): FaultCase[] {
-  const points = Object.keys(EXPECTED) as FaultPoint[];
+  const points = Object.keys(EXPECTED) as Point[];
   const once = points.map((point) => killCase(point, point === SUPERSEDING ? "diabolical" : "web"));
   // A guest at full rate has requests in flight whenever its daemon dies.
   const busy = points
     .filter((point) => point !== SUPERSEDING)
     .map((point) => killCase(point, "diabolical"))
     .map((busyCase) => ({ ...busyCase, name: `${busyCase.name}-busy`, isFast: false }));
-  return [...once, ...busy, ...repeatedCases(), ...bothCases(), ...dataProcessCases()];
+  return [...once, ...busy, ...repeatedCases(), ...restoringCases(), ...bothCases(), ...dataProcessCases()];
 }
 
 const SUPERSEDING = "destination-superseding-write";
 
-function killCase(point: FaultPoint, workload: Workload): FaultCase {
+function killCase(point: Point, workload: Workload): FaultCase {
   const side = point.startsWith("source") ? "source" : "destination";
   return {
     name: `kill-${point}`,
@@ -67,9 +69,9 @@ function killCase(point: FaultPoint, workload: Workload): FaultCase {
       const actor = await stage.perform(options.name, options);
       if (point === "source-reconciling") await withForeignReplica(stage, actor);
       const victim = stage[side];
-      // The guest has to write to a block before a push of it: the push begins later.
+      // The guest has to write to a block before a push of it: the push begins when it has.
       if (point === SUPERSEDING) {
-        await stage.source.call("arm-fault", { point: "source-postcopy", action: "stall:2000" });
+        await stage.source.call("arm-fault", { point: "source-postcopy", action: "stall:60000" });
       }
       await victim.call("arm-fault", { point, action: "kill" });
       const pids = victim.pids();
@@ -80,6 +82,9 @@ function killCase(point: FaultPoint, workload: Workload): FaultCase {
           await gone(pids);
           await checkFrozen(stage, actor, { victim, point });
           await victim.start();
+          if (point === SUPERSEDING) {
+            await stage.source.call("arm-fault", { point: "source-postcopy", action: "release" });
+          }
         },
       });
     },
@@ -113,7 +118,7 @@ function repeatedCases(): FaultCase[] {
     async run(stage, options) {
       const actor = await stage.perform(options.name, options);
       const victim = stage[side];
-      const point: FaultPoint = `${side}-postcopy`;
+      const point: Point = `${side}-postcopy`;
       await victim.call("arm-fault", { point, action: "kill" });
       let pids = victim.pids();
       return disturbed(stage, actor, {
@@ -133,6 +138,49 @@ function repeatedCases(): FaultCase[] {
       });
     },
   }));
+}
+
+/** Whoever is started again is not at once the one it was: its peer comes back earlier than its journal is read. */
+function restoringCases(): FaultCase[] {
+  const points = [
+    "source-after-handover-persist",
+    "destination-receiving",
+    "destination-owner-persisted",
+  ] as const;
+  const ways = [
+    ["slow", "stall:3000", "slow to read its journal after the restart"],
+    ["again", "kill", "killed again before it has read its journal"],
+  ] as const;
+  return points.flatMap((point) =>
+    ways.map(([name, action, words]) => ({
+      name: `restoring-${name}-${point}`,
+      side: point.startsWith("source") ? ("source" as const) : ("destination" as const),
+      fault: `kill -9 at ${point}, then ${words}`,
+      isFast: point === "destination-receiving",
+      workload: "web" as const,
+      async run(stage: Stage, options: Parameters<FaultCase["run"]>[1]) {
+        const actor = await stage.perform(options.name, options);
+        const victim = stage[point.startsWith("source") ? "source" : "destination"];
+        await victim.call("arm-fault", { point, action: "kill" });
+        const pids = victim.pids();
+        return disturbed(stage, actor, {
+          expected: EXPECTED[point],
+          async disturb() {
+            await within(`${victim.name} dies at ${point}`, victim.exited());
+            await gone(pids);
+            const restarted = victim.start({ SOJOURN_FAULT: `restoring:${action}` });
+            if (action !== "kill") return restarted;
+            // It is not up before it has read its journal.
+            await restarted.then(
+              () => Promise.reject(new Error(`${victim.name} does not die when it restores`)),
+              () => victim.exited(),
+            );
+            await victim.start();
+          },
+        });
+      },
+    })),
+  );
 }
 
 /** A power cut of the whole room. */
