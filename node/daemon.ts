@@ -24,6 +24,7 @@ import { HostGossip } from "./gossip.ts";
 import { type Identity, loadOrCreateIdentity } from "./identity.ts";
 import { listenMultiaddr } from "./listen.ts";
 import { createLog, type Log, type LogLevel, stderrSink } from "./log.ts";
+import { returnMemoryAtRest } from "./memory-return.ts";
 import type { KeyRing } from "./network/key-ring.ts";
 import { Libp2pNetwork } from "./network/libp2p-network.ts";
 import { OffenceLog } from "./offence-log.ts";
@@ -168,6 +169,7 @@ async function runUntil(stopped: PromiseWithResolvers<void>, parts: readonly Par
       await part.start();
       running.push(part);
     }
+    returnMemoryAtRest();
     await stopped.promise;
   } finally {
     process.off("SIGTERM", onSignal);

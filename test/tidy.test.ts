@@ -114,6 +114,7 @@ const TOP_LEVEL = [
   "LICENSE",
   "biome.json",
   "package-lock.json",
+  "rolldown.config.ts",
   "tsconfig.build.json",
   "vitest.config.ts",
 ];

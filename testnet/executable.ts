@@ -45,8 +45,8 @@ export function environmentOf(folder: string, build: Build = "sources"): Record<
 
 /** Builds what users install. */
 export async function buildPackage(): Promise<void> {
-  const tsc = join(ROOT, "node_modules", ".bin", "tsc");
-  await promisify(execFile)(tsc, ["-p", "tsconfig.build.json"], {
+  const rolldown = join(ROOT, "node_modules", ".bin", "rolldown");
+  await promisify(execFile)(rolldown, ["-c"], {
     cwd: ROOT,
     env: { PATH: `${dirname(nodeExecutable())}:${process.env.PATH ?? ""}` },
   });

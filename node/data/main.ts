@@ -28,6 +28,7 @@ import { isXenHost, XenHypervisor } from "../hypervisor/xen/xen-hypervisor.ts";
 import { type Identity, loadOrCreateIdentity } from "../identity.ts";
 import { listenMultiaddr } from "../listen.ts";
 import { createLog, type Log, stderrSink } from "../log.ts";
+import { returnMemoryAtRest } from "../memory-return.ts";
 import { Migrations } from "../migration/migrations.ts";
 import { DialBackNetwork } from "../network/dial-back.ts";
 import type { KeyRing } from "../network/key-ring.ts";
@@ -207,6 +208,7 @@ process.on("disconnect", () => process.exit(0));
 process.on("SIGTERM", () => undefined);
 process.on("SIGINT", () => undefined);
 
+returnMemoryAtRest();
 main().catch((error: unknown) => {
   const { code = "INTERNAL", message } = error as { code?: string; message: string };
   process.stderr.write(
