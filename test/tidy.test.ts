@@ -55,6 +55,9 @@ const CLI_MAY_IMPORT = [
   "node/recovery/chain-report.ts",
   // `repair` works on a folder that no daemon can use.
   "node/recovery/repair.ts",
+  // `doctor` looks at a host before there is a daemon.
+  "node/doctor/finding.ts",
+  "node/doctor/host.ts",
   // `nbd-serve` is our server without a daemon.
   "storage/nbd/serve-file.ts",
   "protocol/units.ts",

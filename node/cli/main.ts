@@ -10,6 +10,7 @@ import { dirname, join } from "node:path";
 import { Command, CommanderError, type Option } from "commander";
 import type { ApiErrorBody } from "../control/api.ts";
 import { addCreate } from "./create.ts";
+import { addDoctor } from "./doctor.ts";
 import { addHistory } from "./history.ts";
 import { addHosts } from "./hosts.ts";
 import { addInit } from "./init.ts";
@@ -83,6 +84,7 @@ function buildProgram(configFlags: readonly Option[]): Command {
   addMembers(program);
   addWatch(program);
   addLeave(program);
+  addDoctor(program);
   addRepair(program);
   addNbdServe(program);
   return program;
