@@ -12,7 +12,12 @@ import type { BlockStore } from "../../storage/block-store.ts";
 /** Per vbd, in the domain's order. `untrusted`: why the tracker did not see every write; then `written` is full. */
 export type WrittenBlocks = { written: BlockBitmap; untrusted?: string };
 
-export type FencedWrites = { dirty: readonly BlockBitmap[]; written: readonly BlockBitmap[] };
+/** `durable`: settles when all that landed before the fence is on the disk. */
+export type FencedWrites = {
+  dirty: readonly BlockBitmap[];
+  written: readonly BlockBitmap[];
+  durable: Promise<void>;
+};
 
 export type ArrivalCounts = { pushed: number; pulled: number; superseded: number; late: number };
 
@@ -61,7 +66,10 @@ export interface Attachment extends Copies {
    * where the attachment cannot: then the domain keeps its speed, and what it wrote last goes in post-copy.
    */
   throttleWrites?(share: number): void;
-  /** No write of the domain can land after this resolves, and all that landed is durable. */
+  /**
+   * No write of the domain can land after this resolves, and all that landed is marked. What has to be durable need not
+   * be yet: a frozen guest's memory can follow meanwhile.
+   */
   fence(): Promise<FencedWrites>;
   unfence(): void;
   /** What the generation wrote so far, per vbd. */

@@ -63,7 +63,7 @@ export class FencedAttachment implements Attachment {
   stopRounds(): void {}
 
   async fence(): Promise<FencedWrites> {
-    return { dirty: this.#copies.missing(), written: this.#copies.missing() };
+    return { dirty: this.#copies.missing(), written: this.#copies.missing(), durable: Promise.resolve() };
   }
 
   unfence(): void {}

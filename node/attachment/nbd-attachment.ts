@@ -44,6 +44,8 @@ export type NbdAttachmentOptions = {
   exports: ExportRegistry;
   /** Of the writes' throttle. */
   clock?: Clock;
+  /** Exported with the fence up: no write of the domain lands before `unfence`. */
+  fenced?: boolean;
   /** Trackers that are still there to hand over what they saw (`DirtyLog`). */
   trackers?: readonly string[];
   /** Set in post-copy: the migration whose blocks are awaited. */
@@ -104,6 +106,7 @@ export class NbdAttachment implements Attachment {
       }
     };
     for (const [index, { vbd, tracked, log }] of stacks.entries()) {
+      if (options.fenced === true) await tracked.fence();
       const contexts = options.contexts;
       options.exports.add({
         name: vbd.exportName,
@@ -158,8 +161,10 @@ export class NbdAttachment implements Attachment {
 
   async fence(): Promise<FencedWrites> {
     await Promise.all(this.#stacks.map(({ tracked }) => tracked.fence()));
-    await this.flush();
-    return { dirty: this.takeRound(), written: this.written() };
+    const durable = this.flush();
+    // Whoever waits for it hears of it.
+    durable.catch(() => undefined);
+    return { dirty: this.takeRound(), written: this.written(), durable };
   }
 
   unfence(): void {

@@ -9,6 +9,7 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import { existsSync, rmSync, statSync } from "node:fs";
 import { isAbsolute } from "node:path";
+import { assert } from "../../protocol/errors.ts";
 import type { DomainDescription } from "../../protocol/messages.ts";
 import { blockCountOf } from "../../protocol/units.ts";
 import { FdByteFile } from "../../storage/byte-file.ts";
@@ -273,16 +274,47 @@ export class HostDomains {
 
   /** Exports the domain's vbds under the generation that this host owns. */
   async open(record: DomainRecord, incoming?: NbdAttachmentOptions["incoming"]): Promise<Attachment> {
-    const { exports, metadata, self, hostName } = this.#parts;
-    if (record.owner !== self) {
-      throw new NodeError("NOT_OWNER", {
-        domain: record.name,
-        owner: record.owner,
-        generation: record.generation,
-      });
-    }
+    this.#refuseForeign(record);
     const open = this.#attachments.get(record.id);
     if (open !== undefined) return open;
+    return this.#keep(record, await this.#export(record, { ...(incoming && { incoming }) }));
+  }
+
+  /**
+   * The same for a domain that is not this host's yet, behind a fence: no write lands before `takeOver`. Whoever calls
+   * it closes it where the domain does not come.
+   */
+  stage(record: DomainRecord, incoming: NbdAttachmentOptions["incoming"]): Promise<Attachment> {
+    return this.#export(record, { ...(incoming && { incoming }), fenced: true });
+  }
+
+  /** What was staged is the domain's, now that the journal gives it to this host. */
+  takeOver(record: DomainRecord, staged: Attachment): Attachment {
+    this.#refuseForeign(record);
+    assert(staged.generation === record.generation, "a domain is staged for the generation that it comes with");
+    staged.unfence();
+    return this.#keep(record, staged);
+  }
+
+  #refuseForeign({ name: domain, owner, generation }: DomainRecord): void {
+    if (owner !== this.#parts.self) throw new NodeError("NOT_OWNER", { domain, owner, generation });
+  }
+
+  #keep(record: DomainRecord, attachment: Attachment): Attachment {
+    this.#attachments.set(record.id, attachment);
+    this.#parts.log.info("vbds exported", {
+      domain: record.id,
+      generation: record.generation,
+      host: this.#parts.hostName,
+    });
+    return attachment;
+  }
+
+  async #export(
+    record: DomainRecord,
+    options: Pick<NbdAttachmentOptions, "incoming" | "fenced">,
+  ): Promise<Attachment> {
+    const { exports, metadata } = this.#parts;
     const vbds = await this.vbdsOf(record);
     const attachment = await this.#parts.attach(record, {
       vbds: vbds.map((vbd) => this.#nbdVbd(record, vbd)),
@@ -290,19 +322,13 @@ export class HostDomains {
       bootId: this.bootId,
       exports,
       clock: this.#parts.clock,
-      ...(incoming === undefined ? {} : { incoming }),
+      ...options,
       contexts: await generationContexts(metadata, record),
     });
     // Opened for writing: what was known of the files is no longer true until they are closed in order.
     if (vbds.some(({ identity }) => identity !== undefined)) {
       await metadata.journal.commit({ vbds: vbds.map(({ identity: _identity, ...vbd }) => vbd) });
     }
-    this.#attachments.set(record.id, attachment);
-    this.#parts.log.info("vbds exported", {
-      domain: record.id,
-      generation: record.generation,
-      host: hostName,
-    });
     return attachment;
   }
 

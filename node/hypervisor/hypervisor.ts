@@ -79,6 +79,11 @@ export interface Hypervisor {
   status(id: string): Promise<DomainStatus>;
   suspend(id: string): Promise<void>;
   resume(id: string): Promise<void>;
+  /**
+   * A domain that was received whole: all of `resume` that can be done before it may run, such as reaching its vbds,
+   * which no write can reach yet. Absent where there is nothing to be done before.
+   */
+  makeReady?(id: string): Promise<void>;
   /** Ends the domain in order: the guest finishes its I/O and flushes. */
   shutdown(id: string): Promise<void>;
   /** Ends the domain at once. Idempotent. */

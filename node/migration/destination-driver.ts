@@ -61,14 +61,24 @@ export type DestinationParts = {
   discardMemory(domain: DomainDescription | undefined): Promise<void>;
   /** Makes `missing` durable, beside the copies. */
   keepMissing(copies: Copies, missing: readonly BlockBitmap[]): Promise<void>;
+  /** What of `resume` can be done while the handover is awaited. */
+  stage(hooks: ResumeHooks): Promise<void>;
+  unstage(): Promise<void>;
   /** Exports the vbds under `generation`, tracked from the first write on, and lets the domain run. */
-  resume(
-    copies: Copies | undefined,
-    generation: Generation,
-    hooks: { needBlocks: (event: DestinationEvent) => void; nothingMissing: () => void },
-  ): Promise<Attachment>;
+  resume(copies: Copies | undefined, generation: Generation, hooks: ResumeHooks): Promise<Attachment>;
   changed(state: DestinationState): void;
 };
+
+export type ResumeHooks = { needBlocks: (event: DestinationEvent) => void; nothingMissing: () => void };
+
+/** With these a destination goes on as if it had never been prepared. */
+const UNSTAGING = new Set<DestinationEffect["type"]>([
+  "begin-memory",
+  "discard-memory",
+  "close-copies",
+  "store-blocks",
+  "make-durable",
+]);
 
 /** What a disk writes within some ten milliseconds: so much may be left to flush at the freeze. */
 const FLUSH_EVERY_BYTES = 4 << 20;
@@ -96,6 +106,8 @@ export class DestinationDriver {
   readonly #storing = new Set<Promise<unknown>>();
   #unstoredBytes = 0;
   #digestsOpen = 0;
+  /** Settles, and never fails, when what can be done before the handover is done. */
+  #staging: Promise<void> | undefined;
   #retry: NodeJS.Timeout | undefined;
   #stopped = false;
   #unflushedBytes = 0;
@@ -179,6 +191,7 @@ export class DestinationDriver {
     clearTimeout(this.#retry);
     this.#session?.end(new Error("the daemon stops"));
     await this.#machine.stop();
+    await this.#unstage();
   }
 
   /** Stops, and lets go of the copies: this migration is over for this host, and not by the machine's word. */
@@ -193,6 +206,7 @@ export class DestinationDriver {
 
   async #perform(effect: DestinationEffect): Promise<void> {
     const parts = this.#parts;
+    if (this.#staging !== undefined && UNSTAGING.has(effect.type)) await this.#unstage();
     switch (effect.type) {
       case "send":
         return this.#send(effect);
@@ -249,7 +263,10 @@ export class DestinationDriver {
       return;
     }
     this.#session?.send(message);
-    if (message.type === "prepared") await this.#parts.faults.point("destination-prepared");
+    if (message.type === "prepared") {
+      this.#stage();
+      await this.#parts.faults.point("destination-prepared");
+    }
     if (message.type === "resumed") await this.#parts.faults.point("destination-resumed");
   }
 
@@ -361,10 +378,9 @@ export class DestinationDriver {
   #resume(generation: Generation): void {
     this.#later(async () => {
       try {
-        this.#copies = await this.#parts.resume(this.#copies, generation, {
-          needBlocks: (event) => this.#machine.post(event),
-          nothingMissing: () => this.#machine.post({ type: "nothing-missing" }),
-        });
+        await this.#staging;
+        this.#staging = undefined;
+        this.#copies = await this.#parts.resume(this.#copies, generation, this.#resumeHooks());
       } catch (error) {
         if (!this.#stopped) this.#retry = setTimeout(() => this.#resume(generation), RESUME_RETRY_MS);
         throw error;
@@ -377,6 +393,27 @@ export class DestinationDriver {
       }
       return undefined;
     });
+  }
+
+  /** The guest waits for this and for both journals: they are written meanwhile. */
+  #stage(): void {
+    this.#staging = this.#parts.stage(this.#resumeHooks()).catch((error: unknown) => {
+      // `resume` does all of it again, and says what is wrong.
+      this.#parts.log.warn("the domain could not be made ready ahead", { reason: toError(error).message });
+    });
+  }
+
+  async #unstage(): Promise<void> {
+    await this.#staging;
+    this.#staging = undefined;
+    await this.#parts.unstage();
+  }
+
+  #resumeHooks(): ResumeHooks {
+    return {
+      needBlocks: (event) => this.#machine.post(event),
+      nothingMissing: () => this.#machine.post({ type: "nothing-missing" }),
+    };
   }
 
   #open(): Copies {

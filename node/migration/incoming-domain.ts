@@ -10,16 +10,17 @@ import { FdByteFile } from "../../storage/byte-file.ts";
 import { FileBlockStore } from "../../storage/file-block-store.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import { PresenceLog } from "../../storage/presence-log.ts";
-import type { VbdRecord } from "../../storage/records.ts";
+import type { DomainRecord, VbdRecord } from "../../storage/records.ts";
 import type { Attachment, Copies } from "../attachment/attachment.ts";
 import { CopyAttachment } from "../attachment/copy-attachment.ts";
+import type { NbdAttachmentOptions } from "../attachment/nbd-attachment.ts";
 import type { Clock } from "../clock.ts";
 import type { HostDomains } from "../domains/host-domains.ts";
 import { type HostPaths, makeDomainFolder } from "../domains/host-paths.ts";
 import type { FaultPoints } from "../fault-points.ts";
 import type { Hooks } from "../hooks/hooks.ts";
-import type { IncomingMemory } from "../hypervisor/hypervisor.ts";
-import type { DestinationParts } from "./destination-driver.ts";
+import type { DomainStatus, IncomingMemory } from "../hypervisor/hypervisor.ts";
+import type { ResumeHooks } from "./destination-driver.ts";
 
 export type IncomingDomainParts = {
   self: string;
@@ -41,11 +42,14 @@ export type IncomingDomain = {
   source: string;
 };
 
+const SUSPENDED: DomainStatus = { state: "suspended" };
+
 export class DomainReception {
   readonly #parts: IncomingDomainParts;
   readonly #incoming: IncomingDomain;
   #choices: readonly RungChoice[] = [];
   #generationStarted: Promise<void> | undefined;
+  #staged: Attachment | undefined;
 
   constructor(parts: IncomingDomainParts, incoming: IncomingDomain) {
     this.#parts = parts;
@@ -145,55 +149,78 @@ export class DomainReception {
    * is copied, so that the freeze does not pay for it.
    */
   #startGeneration(): Promise<void> {
-    const { domains, self } = this.#parts;
-    const { domain, generation } = this.#incoming;
+    const { domains } = this.#parts;
     this.#generationStarted ??= this.#vbds().then((vbds) =>
-      domains.startGeneration(
-        {
-          ...domain,
-          vbds: [...domain.vbds],
-          generation: generation + 1,
-          owner: self,
-          state: "prepared",
-          createdAt: 0,
-        },
-        vbds,
-      ),
+      domains.startGeneration(this.#record(), vbds),
     );
     return this.#generationStarted;
   }
 
+  /** As this host will have it. */
+  #record(): DomainRecord {
+    const { domain, generation } = this.#incoming;
+    const vbds = domain.vbds.map(({ name, sizeBytes }) => ({ name, sizeBytes }));
+    const { id, name, hypervisor, memoryBytes, config } = domain;
+    const facts = { generation: generation + 1, owner: this.#parts.self, createdAt: 0 };
+    return { id, name, hypervisor, memoryBytes, config, vbds, ...facts, state: "prepared" };
+  }
+
+  /**
+   * All of `resume` that does not need the domain to be ours yet, while both hosts write their journals: its vbds are
+   * exported behind a fence that lets no write through, and its hypervisor is given them.
+   */
+  async stage(hooks: ResumeHooks): Promise<void> {
+    const { domains } = this.#parts;
+    const { domain } = this.#incoming;
+    const staged = await domains.stage(this.#record(), this.#arrivals(hooks));
+    this.#staged = staged;
+    await domains.hypervisor(domain.hypervisor).makeReady?.(domain.id);
+  }
+
+  /** The handover did not come: the copies are nobody's again. */
+  async unstage(): Promise<void> {
+    const staged = this.#staged;
+    this.#staged = undefined;
+    await staged?.close();
+  }
+
   /** Exports the vbds under the new generation and lets the domain run; also after a restart. */
-  async resume(
-    copies: Copies | undefined,
-    hooks: Parameters<DestinationParts["resume"]>[2],
-  ): Promise<Attachment> {
-    const { domains, metadata, faults } = this.#parts;
-    const { domain, migration } = this.#incoming;
+  async resume(copies: Copies | undefined, hooks: ResumeHooks): Promise<Attachment> {
+    const { domains, metadata } = this.#parts;
+    const { domain } = this.#incoming;
     await copies?.close();
     const record = await metadata.domains.get(domain.id);
     if (record === undefined) throw new Error(`no record of domain ${domain.id}`);
-    const attachment = await domains.open(record, {
-      migration,
-      pull: (vbd, runs) => hooks.needBlocks({ type: "need-blocks", vbd, runs }),
-      complete: () => hooks.nothingMissing(),
-      superseding: () => faults.point("destination-superseding-write"),
-    });
+    const staged = this.#staged;
+    this.#staged = undefined;
+    const attachment =
+      staged === undefined
+        ? await domains.open(record, this.#arrivals(hooks))
+        : domains.takeOver(record, staged);
     const hypervisor = domains.hypervisor(domain.hypervisor);
-    const { state } = await hypervisor.status(domain.id);
     // After a restart of the daemon the domain may be running already: it outlives us.
+    const { state } = staged === undefined ? await hypervisor.status(domain.id) : SUSPENDED;
     if (state === "suspended" || state === "incoming") {
       await hypervisor.resume(domain.id);
       void this.#parts.hooks.run("post-resume", {
         domain: domain.id,
         name: domain.name,
-        migration,
+        migration: this.#incoming.migration,
         from: this.#incoming.source,
         to: this.#parts.hostName,
         generation: record.generation,
       });
     }
     return attachment;
+  }
+
+  #arrivals(hooks: ResumeHooks): NonNullable<NbdAttachmentOptions["incoming"]> {
+    return {
+      migration: this.#incoming.migration,
+      pull: (vbd, runs) => hooks.needBlocks({ type: "need-blocks", vbd, runs }),
+      complete: () => hooks.nothingMissing(),
+      superseding: () => this.#parts.faults.point("destination-superseding-write"),
+    };
   }
 
   /** Post-copy is over: the record of what was missing has no reader any more. */

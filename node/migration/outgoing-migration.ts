@@ -73,6 +73,7 @@ export class OutgoingMigration {
   #written: readonly BlockBitmap[] | undefined;
   /** The end of the domain's chain of custody, read before the domain is frozen. */
   #lastCertificate: CustodyRecord | undefined;
+  #nextCertificate: CustodyRecord | undefined;
   #lastProgressMs = 0;
   #lastPhase: SourceState["phase"] | undefined;
   #cancelReason: string | undefined;
@@ -135,9 +136,7 @@ export class OutgoingMigration {
           await hooks.run("pre-freeze", this.#facts());
         },
         keepReplica: (generation) => this.#keepReplica(generation, attachment),
-        fenced: (written) => {
-          this.#written = written;
-        },
+        fenced: (written) => this.#fenced(written),
         changed: (state) => this.#changed(state),
       },
       { ...this.#parts.link, address: () => this.#parts.addressOf(context.destination) },
@@ -222,22 +221,22 @@ export class OutgoingMigration {
     if (record.phase === "handed-over") this.#parts.changed(this.#domain.id);
   }
 
-  /** Written once, with the record that it is about; one of an earlier process is there already. */
-  #custody({ phase, generation, destination }: SourceRecord): { custody?: readonly CustodyRecord[] } {
-    if (phase !== "handed-over" || this.#written === undefined) return {};
+  /** The certificate is made while the memory's tail is on its way: nobody has to wait for it afterwards. */
+  #fenced(written: readonly BlockBitmap[]): void {
+    this.#written = written;
     const { self, clock, sign } = this.#parts;
+    const { generation, destination, domain } = this.context;
     const before = this.#lastCertificate;
-    if (before !== undefined && before.certificate.generation > generation) return {};
-    const facts = {
-      kind: "handover",
-      domain: this.#domain.id,
-      generation: generation + 1,
-      word: "",
-    } as const;
+    if (before !== undefined && before.certificate.generation > generation) return;
+    const facts = { kind: "handover", domain: domain.id, generation: generation + 1, word: "" } as const;
     const ends = { from: self, to: destination, timeMs: Math.round(clock.wallMs()) };
-    const next = certify({ ...facts, ...ends, before, written: this.#written }, { self, sign });
-    this.#lastCertificate = next;
-    return { custody: [next] };
+    this.#nextCertificate = certify({ ...facts, ...ends, before, written }, { self, sign });
+  }
+
+  /** Written with the record that it is about; one of an earlier process is there already. */
+  #custody({ phase }: SourceRecord): { custody?: readonly CustodyRecord[] } {
+    if (phase !== "handed-over" || this.#nextCertificate === undefined) return {};
+    return { custody: [this.#nextCertificate] };
   }
 
   /** The files are closed; what they are now is what a later migration must find. */
@@ -263,6 +262,7 @@ export class OutgoingMigration {
     if (isNewPhase)
       log.info("phase changed", {
         migration: this.context.migration,
+        domain: this.context.domain.id,
         from: this.#lastPhase,
         to: state.phase,
       });

@@ -341,15 +341,15 @@ export class SourceDriver {
 
   async #fence(attempt: number): Promise<void> {
     await this.#parts.faults.point("source-freezing");
-    const { dirty, written } = await this.#parts.attachment.fence();
-    this.meter.dirtied(dirty);
-    this.#parts.fenced(written);
-    this.#machine.post({ type: "fenced", attempt, dirty, written });
+    const { dirty, written, durable } = await this.#parts.attachment.fence();
     // Not before: with the memory's tail a hypervisor lets go of the vbds, and of what it knows of them.
     this.#later(
       async () => ({ type: "memory-ended", attempt, memoryBytes: await this.#memory!.source.ended() }),
       () => this.#freezeAttempt === attempt,
     );
+    this.meter.dirtied(dirty);
+    this.#parts.fenced(written);
+    this.#later(() => durable.then(() => ({ type: "fenced", attempt, dirty, written })));
   }
 
   async #destroyRemains(): Promise<void> {

@@ -75,6 +75,7 @@ export class QmpAttachment implements Attachment {
     this.generation = options.generation;
     this.#options = options;
     this.#nodes = options.vbds.map((_, index) => vbdNode(index));
+    this.#isFenced = options.fenced === true;
     this.#mode = { kind: "window", window };
     if (options.harvestEveryMs !== undefined) {
       this.#harvesting = setInterval(() => this.#later(() => this.#harvest()), options.harvestEveryMs);
@@ -151,7 +152,7 @@ export class QmpAttachment implements Attachment {
     if (qmp === undefined) return this.#windowAfterDeath(native);
     // What is left to flush the pivot flushes, while the guest waits.
     await native.flush();
-    const { incoming: _incoming, ...options } = this.#options;
+    const { incoming: _incoming, fenced: _fenced, ...options } = this.#options;
     const window = await NbdAttachment.open({ ...options, trackers: [native.tracker.id] });
     try {
       await pivot(qmp, this.#toExports());
@@ -278,7 +279,7 @@ export class QmpAttachment implements Attachment {
 
   /** The logs name a tracker that is gone: opening them finds them untrusted. */
   async #windowAfterDeath(native: NativeVbds): Promise<void> {
-    const { incoming: _incoming, ...options } = this.#options;
+    const { incoming: _incoming, fenced: _fenced, ...options } = this.#options;
     const window = await NbdAttachment.open(options);
     this.#mode = { kind: "window", window };
     await native.close();

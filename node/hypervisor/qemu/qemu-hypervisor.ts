@@ -42,6 +42,7 @@ const SHUTDOWN_TIMEOUT_MS = 120_000;
 const TCG_MAJOR_MIN = 9;
 /** Frames that tell switches where the domain is now: at once, then at growing distances for half a second. */
 const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
+const COURSE_EVENTS = ["STOP", "RESUME", "MIGRATION"];
 /** What the guest did, as far as somebody may want to know of it. */
 const NOTED_EVENTS = [
   "RESET",
@@ -59,8 +60,10 @@ export class QemuHypervisor implements Hypervisor {
   readonly #qmp: QmpConnections;
   readonly #log: Log | undefined;
   readonly #leases = new Map<string, Promise<QmpLease>>();
-  /** Received by this process, and not resumed yet. */
+  /** Received by this process, and on placeholders. */
   readonly #incoming = new Map<string, DomainSpec>();
+  /** Received by this process, on its vbds, and not resumed yet. */
+  readonly #ready = new Set<string>();
 
   constructor({ runDir, host, qmp, log }: QemuHypervisorOptions) {
     this.#runDir = runDir;
@@ -98,14 +101,27 @@ export class QemuHypervisor implements Hypervisor {
     await client.execute("stop");
   }
 
+  async makeReady(id: string): Promise<void> {
+    const client = await this.#client(id);
+    const received = await this.#received(id, client);
+    if (received !== undefined) await leavePlaceholders(client, received.vbds);
+    this.#incoming.delete(id);
+    this.#ready.add(id);
+  }
+
   async resume(id: string): Promise<void> {
     const client = await this.#client(id);
+    if (this.#ready.delete(id)) return this.#letGo(client);
     const { status } = await client.execute("query-status");
     const { state } = stateOf({ status });
     if (state === "running") return;
     if (state !== "suspended") throw badState("resume", state);
     const received = await this.#received(id, client);
-    if (received !== undefined) return this.#resumeReceived(client, received);
+    if (received !== undefined) {
+      await leavePlaceholders(client, received.vbds);
+      this.#incoming.delete(id);
+      return this.#letGo(client);
+    }
     // Stopped by a migration that nobody finishes any more: QEMU lets it go on by itself.
     if (status === "finish-migrate") await endEarlier(client);
     if (!(await client.execute("query-status")).running) await client.execute("cont");
@@ -119,10 +135,9 @@ export class QemuHypervisor implements Hypervisor {
     return file?.mode === "incoming" && (await hasPlaceholders(client)) ? file.spec : undefined;
   }
 
-  async #resumeReceived(client: QmpClient, { id, vbds }: DomainSpec): Promise<void> {
-    await leavePlaceholders(client, vbds);
+  /** A domain that came from another host: its network hears where it is now. */
+  async #letGo(client: QmpClient): Promise<void> {
     await client.execute("cont");
-    this.#incoming.delete(id);
     await client.execute("announce-self", ANNOUNCEMENT);
   }
 
@@ -301,8 +316,7 @@ export class QemuHypervisor implements Hypervisor {
 
   #note(domain: string, { event, data, timestampMs }: QmpEvent): void {
     const fields = { domain, event, atMs: timestampMs, ...data };
-    if (event === "STOP" || event === "RESUME") this.#log?.info("the guest's machine", fields);
-    else if (event === "MIGRATION") this.#log?.debug("the guest's machine", fields);
+    if (COURSE_EVENTS.includes(event)) this.#log?.info("the guest's machine", fields);
     else if (NOTED_EVENTS.includes(event)) this.#log?.warn("the guest's machine", fields);
   }
 
@@ -334,6 +348,7 @@ export class QemuHypervisor implements Hypervisor {
     const lease = this.#leases.get(id);
     this.#leases.delete(id);
     this.#incoming.delete(id);
+    this.#ready.delete(id);
     const file = await folder.process();
     if (file === undefined) await quitAdopted(await this.#connect(folder, id));
     this.#leases.delete(id);
