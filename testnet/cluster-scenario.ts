@@ -10,6 +10,8 @@ import { Observers } from "./cluster/observers.ts";
 import { atRest, type Rest } from "./cluster/resources.ts";
 import { Cluster, type ClusterHost } from "./cluster.ts";
 import { buildPackage } from "./executable.ts";
+import { median } from "./statistics.ts";
+import { pause } from "./waiting.ts";
 
 type Options = { hosts: number; slack: number; changes: number; rest: number; json: boolean };
 type Check = { name: string; value: number; unit: string; limit: number; detail: string; ok: boolean };
@@ -154,7 +156,7 @@ class Scenario {
     for (;;) {
       if ((await this.#placements(away)) === wanted) break;
       if (performance.now() - upMs > PATIENCE * limitMs) break;
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await pause(50);
     }
     const right = performance.now() - upMs;
     const detail = `${this.#options.changes} starts and stops, one domain destroyed, one new, while it was away`;
@@ -190,10 +192,6 @@ class Scenario {
     const rounded = unit === "ms" || unit === "" ? Math.round(value) : value.toFixed(2);
     this.#say(`${ok ? "ok  " : "FAIL"}  ${name}: ${rounded} ${unit} (limit ${limit} ${unit}; ${detail})`);
   }
-}
-
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 }
 
 function optionsOf(args: readonly string[]): Options {

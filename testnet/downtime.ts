@@ -13,9 +13,9 @@ import { formatDuration } from "../node/cli/format.ts";
 import { type Column, formatTable } from "../node/cli/output.ts";
 import type { HopReport } from "../node/control/api.ts";
 import { formatSize } from "../node/sizes.ts";
-import { median } from "./bench/median.ts";
 import { Cluster, type ClusterHost } from "./cluster.ts";
 import { guestFigures, guestIsFilled } from "./guest.ts";
+import { median } from "./statistics.ts";
 import { StatusLine } from "./status-line.ts";
 
 type DowntimeOptions = {

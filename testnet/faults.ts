@@ -13,8 +13,8 @@ import type { CaseResult, FaultCase } from "./faults/fault-case.ts";
 import { killCases } from "./faults/kill-cases.ts";
 import { controlLinkCases, linkCases } from "./faults/link-cases.ts";
 import { Stage } from "./faults/stage.ts";
-import { within } from "./faults/waiting.ts";
 import { StatusLine } from "./status-line.ts";
+import { within } from "./waiting.ts";
 
 type FaultsOptions = {
   json?: boolean;

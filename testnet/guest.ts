@@ -1,7 +1,9 @@
 /** The embedded guest as a scenario sees it, through a daemon's `show`. */
 
 import { z } from "zod";
-import type { ClusterHost } from "./cluster.ts";
+import type { Cluster, ClusterHost } from "./cluster.ts";
+import { processesOf } from "./processes.ts";
+import { pause } from "./waiting.ts";
 
 const GuestFigures = z.looseObject({
   filled: z.boolean(),
@@ -22,6 +24,8 @@ export type GuestFigures = z.infer<typeof GuestFigures>;
 const POLL_MS = 200;
 /** A guest that has written nothing for so long will not go on: its disk or its host is stuck. */
 const STALL_MS = 60_000;
+/** What a domain leaves behind is cleared away soon after it has left. */
+const REMAINS_TIMEOUT_MS = 10_000;
 
 export async function guestFigures(host: ClusterHost, domain: string): Promise<GuestFigures> {
   const { guest, state } = await host.call("show", { domain });
@@ -47,6 +51,25 @@ export async function guestIsFilled(
       throw new Error(`the guest has filled nothing for ${STALL_MS} ms, at ${filledBytes} bytes`);
     }
     filledBytes = figures.filledBytes;
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    await pause(POLL_MS);
   }
+}
+
+/** Names of the hosts that say that they run the domain. */
+export async function runningOn({ hosts }: Cluster, domain: string): Promise<string[]> {
+  const answers = await Promise.all(
+    hosts.map(async (host) => {
+      const detail = await host.call("show", { domain }).catch(() => undefined);
+      return detail?.host === host.hostId && detail.state === "running" ? [host.name] : [];
+    }),
+  );
+  return answers.flat();
+}
+
+/** Processes of guests on all hosts, of one domain once its remains are gone; waits for that, and not for ever. */
+export async function guestProcesses({ hosts }: Cluster): Promise<number> {
+  const count = (): number => hosts.reduce((sum, { runDir }) => sum + processesOf(runDir).length, 0);
+  const deadline = performance.now() + REMAINS_TIMEOUT_MS;
+  while (count() > 1 && performance.now() < deadline) await pause(POLL_MS);
+  return count();
 }

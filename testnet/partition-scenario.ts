@@ -11,6 +11,7 @@ import { type Partition, partitionOf, SHAPES, type Shape } from "./cluster/shape
 import { Witness } from "./cluster/witness.ts";
 import { Cluster, type ClusterHost } from "./cluster.ts";
 import { buildPackage } from "./executable.ts";
+import { pause } from "./waiting.ts";
 
 /** The dead are sought every 30 s; what they missed is compared as soon as they are found. */
 const HEAL_TIMEOUT_MS = 180_000;
@@ -132,7 +133,7 @@ async function sameAnswer(
         .join("\n"),
     );
     if (new Set(texts).size === 1 && answers[0]!.length === domains) return performance.now() - sinceMs;
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await pause(100);
   }
   return Number.POSITIVE_INFINITY;
 }

@@ -4,6 +4,7 @@ import { formatDuration } from "../node/cli/format.ts";
 import { type Column, formatTable } from "../node/cli/output.ts";
 import type { HopReport } from "../node/control/api.ts";
 import { formatSize } from "../node/sizes.ts";
+import { failuresOf, HOP } from "./hop-columns.ts";
 import { PAPER_ROWS } from "./paper.ts";
 import type { Check } from "./tour-checks.ts";
 import type { TourOptions } from "./tour-options.ts";
@@ -35,21 +36,8 @@ export type TourSummary = {
 };
 
 const COLUMNS: readonly Column<HopResult>[] = [
-  { title: "HOP", cell: ({ from, to }) => `${from} -> ${to}` },
-  { title: "GEN", align: "right", cell: ({ generation }) => String(generation) },
-  { title: "RUNG", cell: ({ rung }) => rung },
-  { title: "DISK SENT", align: "right", cell: ({ diskBytesSent }) => formatSize(diskBytesSent) },
-  { title: "CHANGED", align: "right", cell: ({ blocksChanged }) => `${blocksChanged}` },
-  { title: "RESENT", align: "right", cell: ({ blocksResent }) => `${blocksResent}` },
-  { title: "MEMORY", align: "right", cell: ({ memoryBytesSent }) => formatSize(memoryBytesSent) },
-  { title: "DOWNTIME", align: "right", cell: ({ downtimeMs }) => formatDuration(downtimeMs) },
-  { title: "DISRUPTION", align: "right", cell: ({ disruptionMs }) => formatDuration(disruptionMs) },
-  { title: "TOTAL", align: "right", cell: ({ totalMs }) => formatDuration(totalMs) },
-  {
-    title: "PUSHED/PULLED/SUPERSEDED",
-    align: "right",
-    cell: ({ pushed, pulled, superseded }) => `${pushed}/${pulled}/${superseded}`,
-  },
+  ...[HOP.hop, HOP.generation, HOP.rung, HOP.diskSent, HOP.changed, HOP.resent, HOP.memory],
+  ...[HOP.downtime, HOP.disruption, HOP.total, HOP.postCopy],
   { title: "VERIFIED", cell: ({ verified }) => (verified ? "yes" : "NO") },
 ];
 
@@ -82,12 +70,9 @@ export function formatTour(hops: readonly HopResult[], options: TourOptions): st
 }
 
 export function formatFailures(hops: readonly HopResult[], others: readonly Check[]): string {
-  const of = (where: string, checks: readonly Check[]): string[] =>
-    checks.filter(({ ok }) => !ok).map(({ name, detail }) => `FAILED ${where}: ${name}: ${detail}\n`);
-  return [
-    ...hops.flatMap(({ hop, from, to, checks }) => of(`hop ${hop}, ${from} -> ${to}`, checks)),
-    ...of("at the end", others),
-  ].join("");
+  return failuresOf(hops, others)
+    .map((failure) => `FAILED ${failure}\n`)
+    .join("");
 }
 
 function compare(hops: readonly HopResult[], { workload, diskSize, fill }: TourOptions): Comparison[] {

@@ -3,14 +3,13 @@
  * them with its memory and its disk while it works. Every hop is checked; see `--help` and testnet/README.md.
  */
 
-import { readdir, readFile, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { stat } from "node:fs/promises";
 import { formatDuration } from "../node/cli/format.ts";
 import { formatProgress } from "../node/cli/progress.ts";
 import { formatSize } from "../node/sizes.ts";
 import { Cluster, type ClusterHost, removeCluster } from "./cluster.ts";
-import { guestFigures, guestIsFilled } from "./guest.ts";
-import { processesOf } from "./processes.ts";
+import { complain } from "./complaints.ts";
+import { guestFigures, guestIsFilled, guestProcesses, runningOn } from "./guest.ts";
 import { StatusLine } from "./status-line.ts";
 import { type Check, check, checkHop } from "./tour-checks.ts";
 import { type Hop, hopsOf, hostsOf, parseTourOptions, type TourOptions } from "./tour-options.ts";
@@ -19,10 +18,6 @@ import { type BlockSums, countDiffering, countNonZero, readBlockSums, sha256OfFi
 
 const DOMAIN = "tour";
 const IMAGE = "image";
-/** A source ends its guest's frozen remains after the domain runs elsewhere: soon, not at once. */
-const REMAINS_TIMEOUT_MS = 10_000;
-const POLL_MS = 50;
-const LOG_LINES = 10;
 
 class Tour {
   readonly #cluster: Cluster;
@@ -98,8 +93,8 @@ class Tour {
       verify,
       before,
       after,
-      runningOn: await this.#runningOn(),
-      guestProcesses: await this.#guestProcesses(),
+      runningOn: await runningOn(this.#cluster, DOMAIN),
+      guestProcesses: await guestProcesses(this.#cluster),
       linkBytes: linkBefore === undefined ? undefined : linkAfter! - linkBefore,
     };
     const result: HopResult = {
@@ -181,25 +176,6 @@ class Tour {
     return Promise.all(vbds.map(async (vbd) => readBlockSums(await this.#pathOf(host, vbd))));
   }
 
-  async #runningOn(): Promise<string[]> {
-    const answers = await Promise.all(
-      this.#cluster.hosts.map(async (host) => {
-        const detail = await host.call("show", { domain: DOMAIN }).catch(() => undefined);
-        return detail?.host === host.hostId && detail.state === "running" ? [host.name] : [];
-      }),
-    );
-    return answers.flat();
-  }
-
-  async #guestProcesses(): Promise<number> {
-    const count = (): number =>
-      this.#cluster.hosts.reduce((sum, { runDir }) => sum + processesOf(runDir).length, 0);
-    const deadline = performance.now() + REMAINS_TIMEOUT_MS;
-    while (count() > 1 && performance.now() < deadline)
-      await new Promise((done) => setTimeout(done, POLL_MS));
-    return count();
-  }
-
   /** Sent to the host by whoever dialled it; no other domain is on the move. */
   #linkBytes(to: string): number | undefined {
     return this.#cluster.links.find(({ host }) => host === to)?.data.bytes().sent;
@@ -258,25 +234,6 @@ function verdict({ ok, checks, failed, elapsedMs, seed, image }: TourSummary): s
     image === undefined ? "" : ` The image is ${image.identical ? "bit-identical" : "NOT the same"}.`;
   const result = ok ? `All ${checks} checks passed` : `${failed.length} of ${checks} checks FAILED`;
   return `${result} in ${formatDuration(elapsedMs)}, seed ${seed}.${picture}`;
-}
-
-/** What the daemons and the guests have to say about it. */
-async function complain(cluster: Cluster): Promise<void> {
-  for (const { name, logPath, runDir } of cluster.hosts) {
-    const lines = await linesOf(logPath);
-    const complaints = lines.filter((line) => !/"level":"(?:info|debug)"/.test(line));
-    for (const line of complaints.slice(-LOG_LINES)) process.stderr.write(`${name}: ${line}\n`);
-    for (const folder of await readdir(runDir, { withFileTypes: true }).catch(() => [])) {
-      if (!folder.isDirectory()) continue;
-      const guest = await linesOf(join(runDir, folder.name, "guest.log"));
-      for (const line of guest.slice(-LOG_LINES)) process.stderr.write(`${name}, guest: ${line}\n`);
-    }
-  }
-}
-
-async function linesOf(path: string): Promise<string[]> {
-  const text = await readFile(path, "utf8").catch(() => "");
-  return text.split("\n").filter((line) => line !== "");
 }
 
 function sayGoodbye(cluster: Cluster, last: string): void {

@@ -13,6 +13,7 @@ import type {
   RecoverReport,
 } from "../../node/control/api.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
+import { until } from "../../testnet/waiting.ts";
 import { spawnSojourn } from "../node/cli/run-sojourn.ts";
 import { createDomain, expectUnharmed, sojourn, sojournJson, vbdPath } from "./hosts.ts";
 
@@ -33,12 +34,11 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 }, 60_000);
 
-async function until<T>(look: () => Promise<T>, holds: (seen: T) => boolean): Promise<T> {
-  for (;;) {
+function untilSeen<T>(look: () => Promise<T>, holds: (seen: T) => boolean): Promise<T> {
+  return until(`seen as ${holds}`, async () => {
     const seen = await look().catch(() => undefined);
-    if (seen !== undefined && holds(seen)) return seen;
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
+    return seen !== undefined && holds(seen) ? seen : undefined;
+  });
 }
 
 function show(host: ClusterHost): Promise<DomainDetail> {
@@ -62,7 +62,7 @@ async function asideOn(host: ClusterHost): Promise<string[]> {
 test("every host shows and checks the same chain of custody, and a copy of it is checked without any", async () => {
   await sojournJson(alpha, "migrate", "web", "beta");
   await sojournJson(beta, "migrate", "web", "gamma");
-  const whole = await until(
+  const whole = await untilSeen(
     () => custody(gamma),
     ({ certificates, incomplete }) => certificates.length === 2 && incomplete.length === 0,
   );
@@ -72,7 +72,7 @@ test("every host shows and checks the same chain of custody, and a copy of it is
     "handover beta gamma",
   ]);
   for (const host of [alpha, beta]) {
-    const seen = await until(
+    const seen = await untilSeen(
       () => custody(host),
       ({ certificates }) => certificates.length === 2,
     );
@@ -82,7 +82,7 @@ test("every host shows and checks the same chain of custody, and a copy of it is
     );
   }
   // How far each replica is behind is the domain's host's to say, and anybody passes it on.
-  const listed = await until(
+  const listed = await untilSeen(
     async () => (await sojournJson<DomainRow[]>(alpha, "list"))[0]!,
     ({ replicas }) => replicas.length === 2 && replicas.every(({ dirtyBlocks }) => dirtyBlocks !== undefined),
   );
@@ -123,7 +123,7 @@ test("two hosts that claim one generation are loud about it and touch nothing; a
   await gamma.kill9();
   expect(await adopt(alpha, "gamma burnt down")).toMatchObject({ where: "alpha" });
   expect(
-    await until(
+    await untilSeen(
       () => show(alpha),
       ({ state }) => state === "running",
     ),
@@ -132,7 +132,7 @@ test("two hosts that claim one generation are loud about it and touch nothing; a
   await beta.start();
   expect(await adopt(beta, "alpha and gamma burnt down")).toMatchObject({ where: "beta" });
   expect(
-    await until(
+    await untilSeen(
       () => show(beta),
       ({ state }) => state === "running",
     ),
@@ -140,7 +140,7 @@ test("two hosts that claim one generation are loud about it and touch nothing; a
   await alpha.start();
 
   for (const host of [alpha, beta]) {
-    const detail = await until(
+    const detail = await untilSeen(
       () => show(host),
       ({ conflict }) => conflict?.length === 2,
     );
@@ -170,13 +170,13 @@ test("two hosts that claim one generation are loud about it and touch nothing; a
 
   const settled = await adopt(beta, "beta's copy is the one that its users wrote to");
   expect(settled).toMatchObject({ where: "beta" });
-  const fenced = await until(
+  const fenced = await untilSeen(
     () => show(alpha),
     ({ advice }) => advice.startsWith("FENCED"),
   );
   expect(fenced).toMatchObject({ hostName: "beta", generation: 5 });
   expect((await asideOn(alpha)).length).toBe(1);
-  const { conflict } = await until(
+  const { conflict } = await untilSeen(
     () => show(beta),
     (seen) => seen.conflict === undefined && seen.state === "running",
   );
@@ -185,13 +185,13 @@ test("two hosts that claim one generation are loud about it and touch nothing; a
   expect(await custody(beta)).toMatchObject({ problems: [] });
   // The host that was believed lost comes back last, and is fenced, too.
   await gamma.start();
-  await until(
+  await untilSeen(
     () => show(gamma),
     ({ advice, hostName }) => advice.startsWith("FENCED") && hostName === "beta",
   );
   // Whatever it had said meanwhile is taken back everywhere.
   for (const host of [alpha, beta, gamma]) {
-    await until(
+    await untilSeen(
       () => show(host),
       (seen) => seen.conflict === undefined,
     );
@@ -200,7 +200,7 @@ test("two hosts that claim one generation are loud about it and touch nothing; a
 }, 400_000);
 
 async function untilLogged(host: ClusterHost, message: string): Promise<void> {
-  await until(
+  await untilSeen(
     () => readFile(host.logPath, "utf8"),
     (text) => text.includes(message),
   );

@@ -20,7 +20,7 @@ import {
   PLACEMENT_TOPIC,
 } from "../../protocol/placement-messages.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
-import { until } from "../../testnet/faults/waiting.ts";
+import { until } from "../../testnet/waiting.ts";
 import { ClusterNode } from "../node/cluster/hosts.ts";
 import { createDomain, expectUnharmed } from "./hosts.ts";
 

@@ -19,9 +19,9 @@ import type {
 import type { FaultPoint } from "../../node/fault-points.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
 import { FaultLog } from "../../testnet/faults/stage.ts";
-import { until } from "../../testnet/faults/waiting.ts";
 import { guestFigures, guestIsFilled } from "../../testnet/guest.ts";
 import { processesOf } from "../../testnet/processes.ts";
+import { until } from "../../testnet/waiting.ts";
 import { spawnSojourn } from "../node/cli/run-sojourn.ts";
 import { createDomain, expectUnharmed, FILL_BYTES, sha256, sojourn, sojournJson } from "./hosts.ts";
 

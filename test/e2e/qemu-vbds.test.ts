@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { HopReport } from "../../node/control/api.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
-import { until } from "../../testnet/faults/waiting.ts";
 import { processesOf } from "../../testnet/processes.ts";
+import { until } from "../../testnet/waiting.ts";
 import {
   bootSector,
   HAS_ASSEMBLER,

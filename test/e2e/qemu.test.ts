@@ -7,8 +7,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { HopReport } from "../../node/control/api.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
 import { FaultLog } from "../../testnet/faults/stage.ts";
-import { until } from "../../testnet/faults/waiting.ts";
 import { processesOf } from "../../testnet/processes.ts";
+import { until } from "../../testnet/waiting.ts";
 import {
   bootSector,
   HAS_ASSEMBLER,

@@ -6,6 +6,7 @@ import type { CustodyReport, DomainDetail, HistoryRow, RecoverReport } from "../
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
 import { guestFigures } from "../../testnet/guest.ts";
 import { killQuietly, processesOf } from "../../testnet/processes.ts";
+import { until } from "../../testnet/waiting.ts";
 import { createDomain, expectUnharmed, sojourn, sojournJson } from "./hosts.ts";
 
 let cluster: Cluster;
@@ -33,22 +34,20 @@ async function interruptHandover(): Promise<void> {
   await alpha.exited();
 }
 
-async function until(host: ClusterHost, holds: (seen: DomainDetail) => boolean): Promise<DomainDetail> {
-  for (;;) {
+function untilShown(host: ClusterHost, holds: (seen: DomainDetail) => boolean): Promise<DomainDetail> {
+  return until(`web on ${host.name} as ${holds}`, async () => {
     const seen = await host.call("show", { domain: "web" }).catch(() => undefined);
-    if (seen !== undefined && holds(seen)) return seen;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
+    return seen !== undefined && holds(seen) ? seen : undefined;
+  });
 }
 
 /** Both hosts have signed the generation's certificate, as this host knows it. */
-async function untilSigned(host: ClusterHost, generation: number): Promise<CustodyReport> {
-  for (;;) {
+function untilSigned(host: ClusterHost, generation: number): Promise<CustodyReport> {
+  return until(`generation ${generation} signed by both, on ${host.name}`, async () => {
     const report = await host.call("custody", { domain: "web" });
     const signers = report.certificates.find((each) => each.generation === generation)?.signedBy ?? [];
-    if (signers.length === 2) return report;
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
+    return signers.length === 2 ? report : undefined;
+  });
 }
 
 test("a destination that lost the memory before it ran there gives the domain back", async () => {
@@ -61,7 +60,7 @@ test("a destination that lost the memory before it ran there gives the domain ba
   expect(report.did.join("; ")).toMatch(
     /beta renounced generation 2.*alpha took the domain back under generation 3/,
   );
-  expect(await until(alpha, ({ state }) => state === "running")).toMatchObject({ generation: 3 });
+  expect(await untilShown(alpha, ({ state }) => state === "running")).toMatchObject({ generation: 3 });
   await expectUnharmed(alpha, "web");
   // It is a domain as any other again: the names of its vbds are those that its guest knows.
   await alpha.restart();
@@ -82,7 +81,7 @@ test("a destination that lost the memory before it ran there gives the domain ba
 test("recover at either end finds nothing to do where a handover finishes by itself", async () => {
   await interruptHandover();
   await alpha.start();
-  await until(beta, ({ state, hostName }) => state === "running" && hostName === "beta");
+  await untilShown(beta, ({ state, hostName }) => state === "running" && hostName === "beta");
   for (const host of [alpha, beta]) {
     const report = await sojournJson<RecoverReport>(host, "recover", "web");
     expect(report).toMatchObject({ did: [], decision: "nothing", where: "beta" });
@@ -95,7 +94,7 @@ test("frozen in the middle of a handover it waits, is adopted with its memory, a
   await interruptHandover();
   await beta.kill9();
   await alpha.start();
-  const frozen = await until(alpha, ({ state }) => state === "undecided");
+  const frozen = await untilShown(alpha, ({ state }) => state === "undecided");
   expect(frozen.advice).toContain("must not be started by hand");
   const waits = await sojourn(alpha, "recover", "web", "--json");
   expect(waits.code).toBe(4);
@@ -106,7 +105,7 @@ test("frozen in the middle of a handover it waits, is adopted with its memory, a
     advice: expect.stringContaining("--adopt"),
   });
   await sojournJson(alpha, "recover", "web", "--adopt", "--reason", "beta burnt down");
-  expect(await until(alpha, ({ state }) => state === "running")).toMatchObject({ generation: 3 });
+  expect(await untilShown(alpha, ({ state }) => state === "running")).toMatchObject({ generation: 3 });
   // Booted from its disks it would have begun at nothing.
   expect((await guestFigures(alpha, "web")).uptimeMs).toBeGreaterThan(uptimeMs);
   await expectUnharmed(alpha, "web");
@@ -126,7 +125,7 @@ test("frozen in the middle of a handover it waits, is adopted with its memory, a
 
 test("without the other end it stays frozen and says what --adopt would do; the old owner fences itself", async () => {
   await sojournJson(alpha, "migrate", "web", "beta");
-  await until(beta, ({ state }) => state === "running");
+  await untilShown(beta, ({ state }) => state === "running");
   await beta.kill9();
   const waits = await sojourn(alpha, "recover", "web", "--json");
   expect(waits.code).toBe(4);
@@ -144,7 +143,7 @@ test("without the other end it stays frozen and says what --adopt would do; the 
     "beta burnt down",
   );
   expect(adopted).toMatchObject({ where: "alpha" });
-  expect(await until(alpha, ({ state }) => state === "running")).toMatchObject({
+  expect(await untilShown(alpha, ({ state }) => state === "running")).toMatchObject({
     generation: 3,
     hostName: "alpha",
   });
@@ -156,7 +155,7 @@ test("without the other end it stays frozen and says what --adopt would do; the 
   // Beta's guest ran on all the time.
   expect(processesOf(beta.dataDir)).not.toEqual([]);
   await beta.start();
-  const fenced = await until(
+  const fenced = await untilShown(
     beta,
     ({ advice, generation }) => advice.startsWith("FENCED") && generation === 3,
   );

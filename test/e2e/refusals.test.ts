@@ -9,6 +9,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { ApiErrorBody } from "../../node/control/api.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
 import { FaultLog } from "../../testnet/faults/stage.ts";
+import { until } from "../../testnet/waiting.ts";
 import {
   createDomain,
   expectUnharmed,
@@ -77,10 +78,7 @@ describe("what was asked for is wrong", () => {
     await cluster.breakLink("alpha", "beta", "cut");
     const first = alpha.call("migrate", { domain: "web", to: "beta" });
     const ended = first.then(() => "ended").catch(() => "failed");
-    for (;;) {
-      const { migration } = await alpha.call("show", { domain: "web" });
-      if (migration !== undefined) break;
-    }
+    await until("a migration", async () => (await alpha.call("show", { domain: "web" })).migration);
     await refusal(alpha, ["migrate", "web", "beta"], "MIGRATION_BUSY");
     await refusal(alpha, ["stop", "web"], "MIGRATION_BUSY");
     await cluster.breakLink("alpha", "beta", "heal");

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Invitation, MemberRow } from "../../node/control/api.ts";
 import { Cluster, ClusterHost } from "../../testnet/cluster.ts";
-import { until } from "../../testnet/faults/waiting.ts";
 import { freePorts } from "../../testnet/free-ports.ts";
+import { until } from "../../testnet/waiting.ts";
 import { runSojourn } from "../node/cli/run-sojourn.ts";
 import { createDomain, expectUnharmed, sojourn, sojournJson } from "./hosts.ts";
 

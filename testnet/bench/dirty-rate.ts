@@ -12,6 +12,7 @@ import { formatSize } from "../../node/sizes.ts";
 import { Cluster } from "../cluster.ts";
 import { guestFigures, guestIsFilled } from "../guest.ts";
 import { StatusLine } from "../status-line.ts";
+import { pause } from "../waiting.ts";
 
 type Options = {
   bandwidth: number;
@@ -105,7 +106,7 @@ async function measure(
   });
   await guestIsFilled(here, { domain, onFigures: () => undefined });
   const first = await guestFigures(here, domain);
-  await new Promise((resolve) => setTimeout(resolve, BEFORE_MS));
+  await pause(BEFORE_MS);
   const before = await guestFigures(here, domain);
   const report = await here.call(
     "migrate",

@@ -14,9 +14,9 @@ import { promisify } from "node:util";
 import { Command } from "commander";
 import { integer, size } from "../../node/cli/arguments.ts";
 import { type Column, formatTable } from "../../node/cli/output.ts";
-import { until } from "../faults/waiting.ts";
+import { median } from "../statistics.ts";
 import { StatusLine } from "../status-line.ts";
-import { median } from "./median.ts";
+import { until } from "../waiting.ts";
 
 type Options = { rounds: number; seconds: number; size: number; json?: boolean };
 

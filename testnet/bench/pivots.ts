@@ -29,6 +29,7 @@ import { GuestConsole } from "../qemu/guest-console.ts";
 import { makeFileSystem } from "../qemu/guest-disk.ts";
 import { guestImage } from "../qemu/guest-image.ts";
 import { qemuPackages } from "../qemu/packages.ts";
+import { quantile } from "../statistics.ts";
 import { StatusLine } from "../status-line.ts";
 
 type Options = { count: number; blocksPerSecond: number; filesPerSecond: number; json?: boolean };
@@ -245,15 +246,10 @@ async function timed(work: () => Promise<void>): Promise<number> {
 const COLUMNS: readonly Column<Direction>[] = [
   { title: "PIVOT", cell: ({ direction }) => direction },
   { title: "COUNT", align: "right", cell: ({ ms }) => String(ms.length) },
-  { title: "P50 MS", align: "right", cell: ({ ms }) => quantile(ms, 0.5) },
-  { title: "P99 MS", align: "right", cell: ({ ms }) => quantile(ms, 0.99) },
-  { title: "MAX MS", align: "right", cell: ({ ms }) => quantile(ms, 1) },
+  { title: "P50 MS", align: "right", cell: ({ ms }) => quantile(ms, 0.5).toFixed(1) },
+  { title: "P99 MS", align: "right", cell: ({ ms }) => quantile(ms, 0.99).toFixed(1) },
+  { title: "MAX MS", align: "right", cell: ({ ms }) => quantile(ms, 1).toFixed(1) },
 ];
-
-function quantile(values: readonly number[], part: number): string {
-  const sorted = values.toSorted((a, b) => a - b);
-  return (sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))] ?? Number.NaN).toFixed(1);
-}
 
 function report(result: Figures & Checks): string {
   const { directions, longestSilenceMs, beats, guestErrors, writtenBlocks, changedBlocks, unknownBlocks } =

@@ -1,6 +1,7 @@
 /** What a daemon's processes cost, as the kernel counts it. */
 
 import { readFileSync } from "node:fs";
+import { pause } from "../waiting.ts";
 
 /** Linux's USER_HZ, whatever the machine. */
 const TICKS_PER_SECOND = 100;
@@ -30,7 +31,7 @@ export type Rest = { cpuPercent: number; rssMiB: number; pssMiB: number };
 export async function atRest(pids: readonly number[], seconds: number): Promise<Rest[]> {
   const startMs = performance.now();
   const before = pids.map(costOf);
-  await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+  await pause(seconds * 1000);
   const elapsed = (performance.now() - startMs) / 1000;
   return pids.map((pid, index) => {
     const { cpuSeconds, rssBytes, pssBytes } = costOf(pid);

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import type { DomainRow } from "../../node/control/api.ts";
 import type { ControlClient } from "../../node/control/client.ts";
 import type { ClusterHost } from "../cluster.ts";
+import { pause } from "../waiting.ts";
 
 export type Resume = { atMs: number; domain: string; generation: number; host: string };
 
@@ -60,7 +61,7 @@ export class Witness {
     try {
       while (!this.#isStopping) {
         await this.#look(host, client);
-        await new Promise((resolve) => setTimeout(resolve, everyMs));
+        await pause(everyMs);
       }
     } finally {
       await client.close();

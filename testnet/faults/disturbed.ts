@@ -1,10 +1,10 @@
 /** A migration that something is done to, and all that must hold after it, whatever was done. */
 
 import { utimes } from "node:fs/promises";
+import { pause } from "../waiting.ts";
 import type { Outcome } from "./fault-case.ts";
 import { GuestWatch } from "./guest-watch.ts";
 import type { Actor, Asked, Stage } from "./stage.ts";
-import { pause } from "./waiting.ts";
 
 export type Expected = "completed" | "rolled back";
 

@@ -7,7 +7,7 @@
 import type { Hypervisor } from "../../node/hypervisor/hypervisor.ts";
 import { WasmHypervisor } from "../../node/hypervisor/wasm/wasm-hypervisor.ts";
 import type { ClusterHost } from "../cluster.ts";
-import { pause } from "./waiting.ts";
+import { pause } from "../waiting.ts";
 
 export type Watched = {
   /** As long as a look takes, and what lies between two of them, it may be too large. */

@@ -6,10 +6,10 @@
 
 import type { FaultPoint } from "../../node/fault-points.ts";
 import type { ClusterHost } from "../cluster.ts";
+import { within } from "../waiting.ts";
 import { disturbed, type Expected, withForeignReplica } from "./disturbed.ts";
 import type { FaultCase } from "./fault-case.ts";
 import { type Actor, FaultLog, gone, type Stage, type Workload } from "./stage.ts";
-import { within } from "./waiting.ts";
 
 /** A source that died before it had handed over takes the domain back; every other migration goes on. */
 const EXPECTED: { readonly [P in Exclude<FaultPoint, "restoring">]: Expected } = {

@@ -9,10 +9,10 @@ import type { FaultPoint } from "../../node/fault-points.ts";
 import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
 import { type GuestFigures, guestFigures } from "../guest.ts";
 import { bytesMax } from "../tour-checks.ts";
+import { pause, until } from "../waiting.ts";
 import { disturbed, withForeignReplica } from "./disturbed.ts";
 import type { FaultCase } from "./fault-case.ts";
 import { type Actor, type Asked, FaultLog, IN_FLIGHT_BLOCKS, MEMORY_BYTES, type Stage } from "./stage.ts";
-import { pause, until } from "./waiting.ts";
 
 type Break = "cut" | "stall";
 

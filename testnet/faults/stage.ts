@@ -7,7 +7,7 @@ import { WasmHypervisor } from "../../node/hypervisor/wasm/wasm-hypervisor.ts";
 import { Cluster, type ClusterHost } from "../cluster.ts";
 import { type GuestFigures, guestFigures, guestIsFilled } from "../guest.ts";
 import { isRunning, processesOf } from "../processes.ts";
-import { until, within } from "./waiting.ts";
+import { until, within } from "../waiting.ts";
 
 export const VBD_BYTES = 256 << 20;
 export const FILL_BYTES = 24 << 20;

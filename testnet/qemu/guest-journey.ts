@@ -3,10 +3,11 @@
 import { join } from "node:path";
 import { formatProgress } from "../../node/cli/progress.ts";
 import type { Cluster, ClusterHost } from "../cluster.ts";
-import { processesOf } from "../processes.ts";
+import { guestProcesses, runningOn } from "../guest.ts";
 import type { StatusLine } from "../status-line.ts";
 import { check } from "../tour-checks.ts";
 import type { Hop } from "../tour-options.ts";
+import { pause } from "../waiting.ts";
 import type { BeatListener } from "./beat-listener.ts";
 import { GuestConsole, type GuestLine } from "./guest-console.ts";
 import { checkFileSystem, makeFileSystem, readFileSums } from "./guest-disk.ts";
@@ -16,8 +17,6 @@ import type { QemuHop, QemuSummary } from "./qemu-report.ts";
 
 const MAC = "52:54:00:50:4a:01";
 const POLL_MS = 50;
-/** A source ends its guest's frozen remains after the domain runs elsewhere: soon, not at once. */
-const REMAINS_TIMEOUT_MS = 10_000;
 /** Around a hop: the beats before and after, so that the silence in between is seen whole. */
 const BEATS_AFTER_MS = 1000;
 
@@ -100,7 +99,7 @@ export class GuestJourney {
     );
     this.#console?.close();
     this.#console = await this.#openConsole(destination);
-    await new Promise((done) => setTimeout(done, BEATS_AFTER_MS));
+    await pause(BEATS_AFTER_MS);
     const blackout = this.#beats.blackout(sinceMs, performance.now());
     const announcements = this.#beats.announcements(sinceMs);
     const pauseMs = await pauseOf({ source, destination, domain: this.#id });
@@ -108,8 +107,8 @@ export class GuestJourney {
     this.#console.say("verify");
     const verified = await this.#console.next(({ type }) => type === "verified");
     const guestErrors = verified.errors ?? Number.NaN;
-    const running = await this.#runningOn();
-    const guests = await this.#guestProcesses();
+    const running = await runningOn(this.#cluster, this.#name);
+    const guests = await guestProcesses(this.#cluster);
     const result: QemuHop = {
       hop,
       ...report,
@@ -191,28 +190,8 @@ export class GuestJourney {
     for (;;) {
       const { state } = await host.call("show", { domain: this.#name });
       if (state === "shutoff") return;
-      await new Promise((done) => setTimeout(done, POLL_MS));
+      await pause(POLL_MS);
     }
-  }
-
-  async #runningOn(): Promise<string[]> {
-    const answers = await Promise.all(
-      this.#cluster.hosts.map(async (host) => {
-        const detail = await host.call("show", { domain: this.#name }).catch(() => undefined);
-        return detail?.host === host.hostId && detail.state === "running" ? [host.name] : [];
-      }),
-    );
-    return answers.flat();
-  }
-
-  async #guestProcesses(): Promise<number> {
-    const count = (): number =>
-      this.#cluster.hosts.reduce((sum, { runDir }) => sum + processesOf(runDir).length, 0);
-    const deadline = performance.now() + REMAINS_TIMEOUT_MS;
-    while (count() > 1 && performance.now() < deadline) {
-      await new Promise((done) => setTimeout(done, POLL_MS));
-    }
-    return count();
   }
 }
 

@@ -3,7 +3,8 @@
 import { formatDuration } from "../../node/cli/format.ts";
 import { type Column, formatTable } from "../../node/cli/output.ts";
 import type { HopReport } from "../../node/control/api.ts";
-import { formatSize } from "../../node/sizes.ts";
+import { failuresOf, GUEST_ERRORS, HOP } from "../hop-columns.ts";
+import { quantile } from "../statistics.ts";
 import type { Check } from "../tour-checks.ts";
 
 export type QemuHop = HopReport & {
@@ -36,21 +37,10 @@ export type QemuSummary = {
 };
 
 const COLUMNS: readonly Column<QemuHop>[] = [
-  { title: "HOP", cell: ({ from, to }) => `${from} -> ${to}` },
-  { title: "GEN", align: "right", cell: ({ generation }) => String(generation) },
-  { title: "RUNG", cell: ({ rung }) => rung },
-  { title: "DISK SENT", align: "right", cell: ({ diskBytesSent }) => formatSize(diskBytesSent) },
-  { title: "CHANGED", align: "right", cell: ({ blocksChanged }) => `${blocksChanged}` },
-  { title: "MEMORY", align: "right", cell: ({ memoryBytesSent }) => formatSize(memoryBytesSent) },
+  ...[HOP.hop, HOP.generation, HOP.rung, HOP.diskSent, HOP.changed, HOP.memory],
   { title: "PAUSE", align: "right", cell: ({ pauseMs }) => formatDuration(pauseMs) },
   { title: "BLACKOUT", align: "right", cell: ({ packetBlackoutMs }) => formatDuration(packetBlackoutMs) },
-  { title: "TOTAL", align: "right", cell: ({ totalMs }) => formatDuration(totalMs) },
-  {
-    title: "PUSHED/PULLED/SUPERSEDED",
-    align: "right",
-    cell: ({ pushed, pulled, superseded }) => `${pushed}/${pulled}/${superseded}`,
-  },
-  { title: "ERRORS", align: "right", cell: ({ guestErrors }) => `${guestErrors}` },
+  ...[HOP.total, HOP.postCopy, GUEST_ERRORS],
 ];
 
 export function summaryOf(
@@ -62,10 +52,7 @@ export function summaryOf(
     baseline?: readonly QemuHop[];
   },
 ): QemuSummary {
-  const failed = [
-    ...hops.flatMap(({ hop, from, to, checks }) => failuresOf(`hop ${hop}, ${from} -> ${to}`, checks)),
-    ...failuresOf("at the end", end.checks),
-  ];
+  const failed = failuresOf(hops, end.checks);
   const pauses = hops.map(({ pauseMs }) => pauseMs);
   const p50 = quantile(pauses, 0.5);
   const without = baseline?.map(({ pauseMs }) => pauseMs);
@@ -95,14 +82,4 @@ export function formatQemuRun(hops: readonly QemuHop[], summary: QemuSummary): s
     `packet blackout p50 ${formatDuration(packetBlackoutMs.p50)}, max ${formatDuration(packetBlackoutMs.max)}; `,
     `guest errors ${guestErrors}; fsck ${fsck === "" ? "clean" : fsck.split("\n").at(-1)}; ${files} files equal.\n`,
   ].join("");
-}
-
-function failuresOf(where: string, checks: readonly Check[]): string[] {
-  return checks.filter(({ ok }) => !ok).map(({ name, detail }) => `${where}: ${name}: ${detail}`);
-}
-
-/** The smallest value that at least that part of all does not exceed. */
-function quantile(values: readonly number[], part: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.max(0, Math.ceil(part * sorted.length) - 1))] ?? Number.NaN;
 }

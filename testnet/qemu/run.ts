@@ -3,10 +3,11 @@
  * works and checks itself. See `--help` and testnet/README.md.
  */
 
-import { mkdir, readdir, readFile, symlink } from "node:fs/promises";
+import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { formatDuration } from "../../node/cli/format.ts";
 import { Cluster } from "../cluster.ts";
+import { complain } from "../complaints.ts";
 import { StatusLine } from "../status-line.ts";
 import { hopsOf, hostsOf } from "../tour-options.ts";
 import { BeatListener } from "./beat-listener.ts";
@@ -17,7 +18,6 @@ import { parseQemuOptions, type QemuRunOptions } from "./qemu-options.ts";
 import { formatQemuRun, type QemuHop, summaryOf } from "./qemu-report.ts";
 
 const CACHE = join(import.meta.dirname, "..", "..", ".cache", "qemu");
-const LOG_LINES = 10;
 
 async function startCluster(
   options: QemuRunOptions,
@@ -95,27 +95,6 @@ async function main(): Promise<boolean> {
     if (options.keep) cluster.keep();
     else await cluster.stop();
   }
-}
-
-/** What the daemons, QEMU and the guest have to say about it. */
-async function complain(cluster: Cluster): Promise<void> {
-  for (const { name, logPath, runDir } of cluster.hosts) {
-    const lines = await linesOf(logPath);
-    const complaints = lines.filter((line) => !/"level":"(?:info|debug)"/.test(line));
-    for (const line of complaints.slice(-LOG_LINES)) process.stderr.write(`${name}: ${line}\n`);
-    for (const folder of await readdir(runDir, { withFileTypes: true }).catch(() => [])) {
-      if (!folder.isDirectory()) continue;
-      for (const log of ["guest.log", "console.log"]) {
-        const said = await linesOf(join(runDir, folder.name, log));
-        for (const line of said.slice(-LOG_LINES)) process.stderr.write(`${name}, ${log}: ${line}\n`);
-      }
-    }
-  }
-}
-
-async function linesOf(path: string): Promise<string[]> {
-  const text = await readFile(path, "utf8").catch(() => "");
-  return text.split("\n").filter((line) => line.trim() !== "");
 }
 
 try {

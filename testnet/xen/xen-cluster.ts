@@ -4,6 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePorts } from "../free-ports.ts";
+import { pause } from "../waiting.ts";
 import type { XenImages } from "./dom0-image.ts";
 import { Switch } from "./switch.ts";
 import { type Answer, XenHost } from "./xen-host.ts";
@@ -136,8 +137,4 @@ function optionsOf({ name, address }: XenHost): string {
     ...["--data-dir", DATA_DIR, "--name", name],
     ...["--listen", `${address}:4701`, "--data-listen", `${address}:4702`],
   ].join(" ");
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

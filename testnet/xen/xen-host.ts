@@ -14,6 +14,7 @@ import { connect, createServer, type Server } from "node:net";
 import { join } from "node:path";
 import type { Api, ApiMethod } from "../../node/control/api.ts";
 import { type CallOptions, ControlClient } from "../../node/control/client.ts";
+import { pause } from "../waiting.ts";
 import { ext4, type XenImages } from "./dom0-image.ts";
 
 export type XenHostOptions = {
@@ -227,8 +228,4 @@ export class XenHost {
       });
     });
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
