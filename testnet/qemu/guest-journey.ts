@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { formatProgress } from "../../node/cli/progress.ts";
 import type { Cluster, ClusterHost } from "../cluster.ts";
 import { guestProcesses, runningOn } from "../guest.ts";
+import { processesOf } from "../processes.ts";
 import type { StatusLine } from "../status-line.ts";
 import { check } from "../tour-checks.ts";
 import type { Hop } from "../tour-options.ts";
@@ -11,9 +12,9 @@ import { pause } from "../waiting.ts";
 import type { BeatListener } from "./beat-listener.ts";
 import { GuestConsole, type GuestLine } from "./guest-console.ts";
 import { checkFileSystem, makeFileSystem, readFileSums } from "./guest-disk.ts";
-import { pauseOf } from "./pause.ts";
 import type { QemuRunOptions } from "./qemu-options.ts";
 import type { QemuHop, QemuSummary } from "./qemu-report.ts";
+import { pauseOf } from "./stages.ts";
 
 const MAC = "52:54:00:50:4a:01";
 const POLL_MS = 50;
@@ -25,7 +26,7 @@ export class GuestJourney {
   readonly #options: QemuRunOptions;
   readonly #status: StatusLine;
   readonly #beats: BeatListener;
-  readonly #name: string;
+  readonly #name = "linux";
   #console: GuestConsole | undefined;
   #id = "";
   readonly hops: QemuHop[] = [];
@@ -38,17 +39,14 @@ export class GuestJourney {
     this.#options = options;
     this.#status = status;
     this.#beats = beats;
-    this.#name = options.diskless ? "diskless" : "linux";
   }
 
   async begin(beatPath: string): Promise<void> {
-    const { route, memory, diskSize, secondSize, diskless = false } = this.#options;
+    const { route, memory, diskSize, secondSize } = this.#options;
     const host = this.#cluster.host(route[0]!);
     const image = join(this.#cluster.folder, "root.img");
-    if (!diskless) {
-      this.#status.update("making the guest's file system");
-      await makeFileSystem(image, diskSize);
-    }
+    this.#status.update("making the guest's file system");
+    await makeFileSystem(image, diskSize);
     this.#status.update(`the guest boots on ${host.name}`);
     const vbds = [
       { name: "root", image },
@@ -58,27 +56,12 @@ export class GuestJourney {
       name: this.#name,
       hypervisor: "qemu",
       memoryBytes: memory,
-      vbds: diskless ? [] : vbds,
-      config: JSON.stringify({
-        kernel: "vmlinuz",
-        initrd: "initrd.img",
-        append: this.#kernelArguments().join(" "),
-        nics: [{ mac: MAC, backend: { type: "stream", path: beatPath } }],
-      }),
+      vbds,
+      config: JSON.stringify(guestConfig(this.#options, beatPath)),
     });
     this.#id = domain;
     this.#console = await this.#openConsole(host);
     await this.#console.next(({ type }) => type === "status");
-  }
-
-  #kernelArguments(): string[] {
-    const { hotMemory, pagesPerSecond, blocksPerSecond, filesPerSecond, diskless } = this.#options;
-    return [
-      ...["console=ttyS0", "quiet", "panic=1"],
-      ...[`work.memory_mib=${hotMemory >> 20}`, `work.pages_per_s=${pagesPerSecond}`],
-      `work.blocks_per_s=${diskless ? 0 : blocksPerSecond}`,
-      ...[`work.files_per_s=${diskless ? 0 : filesPerSecond}`, `work.files=${diskless ? 0 : 64}`],
-    ];
   }
 
   async hop({ from, to }: Hop): Promise<QemuHop> {
@@ -102,7 +85,7 @@ export class GuestJourney {
     await pause(BEATS_AFTER_MS);
     const blackout = this.#beats.blackout(sinceMs, performance.now());
     const announcements = this.#beats.announcements(sinceMs);
-    const pauseMs = await pauseOf({ source, destination, domain: this.#id });
+    const pauses = await pauseOf({ source, destination, domain: this.#id });
     this.#status.update(`${title}: the guest verifies its disks and memory`);
     this.#console.say("verify");
     const verified = await this.#console.next(({ type }) => type === "verified");
@@ -112,7 +95,7 @@ export class GuestJourney {
     const result: QemuHop = {
       hop,
       ...report,
-      pauseMs,
+      ...pauses,
       packetBlackoutMs: blackout.longestMs,
       packetsLost: blackout.lost,
       announcements,
@@ -135,10 +118,6 @@ export class GuestJourney {
   /** The guest ends in order; then the disks are looked at from outside. */
   async finish(last: string): Promise<Pick<QemuSummary, "fsck" | "files" | "checks">> {
     const host = this.#cluster.host(last);
-    if (this.#options.diskless) {
-      await host.call("destroy", { domain: this.#name });
-      return { fsck: "no disk", files: 0, checks: [] };
-    }
     const guest = this.#console;
     if (guest === undefined) throw new Error("the guest has no console");
     this.#status.update("the guest sums up its files and powers off");
@@ -182,6 +161,19 @@ export class GuestJourney {
     this.#console?.close();
   }
 
+  /** The guest's processors stand still while something else is measured. */
+  rest(): void {
+    for (const pid of this.#processes()) process.kill(pid, "SIGSTOP");
+  }
+
+  wake(): void {
+    for (const pid of this.#processes()) process.kill(pid, "SIGCONT");
+  }
+
+  #processes(): number[] {
+    return this.#cluster.hosts.flatMap(({ runDir }) => processesOf(runDir));
+  }
+
   #openConsole(host: ClusterHost): Promise<GuestConsole> {
     return GuestConsole.open(join(host.runDir, this.#id, "serial"));
   }
@@ -194,6 +186,25 @@ export class GuestJourney {
     }
   }
 }
+
+/** The same guest for every run: the machine's settings but for its vbds and its memory. */
+export function guestConfig(options: Work, beatPath: string): Record<string, unknown> {
+  const { hotMemory, pagesPerSecond, blocksPerSecond, filesPerSecond } = options;
+  const append = [
+    ...["console=ttyS0", "quiet", "panic=1"],
+    ...[`work.memory_mib=${hotMemory >> 20}`, `work.pages_per_s=${pagesPerSecond}`],
+    `work.blocks_per_s=${blocksPerSecond}`,
+    ...[`work.files_per_s=${filesPerSecond}`, "work.files=64"],
+  ];
+  return {
+    kernel: "vmlinuz",
+    initrd: "initrd.img",
+    append: append.join(" "),
+    nics: [{ mac: MAC, backend: { type: "stream", path: beatPath } }],
+  };
+}
+
+type Work = Pick<QemuRunOptions, "hotMemory" | "pagesPerSecond" | "blocksPerSecond" | "filesPerSecond">;
 
 function sumOf({ size, crc32 }: GuestLine): { size: number; crc32: number } {
   return { size: Number(size), crc32: Number(crc32) };

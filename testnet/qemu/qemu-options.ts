@@ -2,7 +2,7 @@
 
 import { Command, Option } from "commander";
 import { integer, size } from "../../node/cli/arguments.ts";
-import { hopsOf, route } from "../tour-options.ts";
+import { type Hop, hopsOf, route } from "../tour-options.ts";
 
 export type QemuRunOptions = {
   route: readonly string[];
@@ -14,7 +14,7 @@ export type QemuRunOptions = {
   blocksPerSecond: number;
   filesPerSecond: number;
   accel: "tcg" | "kvm";
-  diskless?: boolean;
+  hops?: number;
   baseline?: boolean;
   keep?: boolean;
   json?: boolean;
@@ -35,12 +35,27 @@ export function parseQemuOptions(argv: readonly string[]): QemuRunOptions {
     .addOption(
       new Option("--accel <how>", "how QEMU runs the guest's code").choices(["tcg", "kvm"]).default("tcg"),
     )
-    .option("--diskless", "the same guest without vbds: what the memory alone costs")
-    .option("--baseline", "first the route without vbds, then with them: what the disks add to the pause")
+    .option(
+      "--hops <n>",
+      "around the route, which has to end where it begins, until it made so many hops",
+      integer({ min: 1, max: 10_000 }),
+    )
+    .option(
+      "--baseline",
+      "after every hop another such guest's memory migrates between two QEMUs without us, on storage that both have",
+    )
     .option("--keep", "leave the cluster running at the end")
     .option("--json", "one JSON object per hop, then the summary")
     .parse(argv, { from: "user" });
   const options = command.opts<QemuRunOptions>();
-  hopsOf(options);
+  const isRing = options.route.at(0) === options.route.at(-1);
+  if (options.hops !== undefined && !isRing)
+    command.error("error: --hops needs a --route that ends where it begins");
   return options;
+}
+
+/** The route's hops, or as many around it as were asked for. */
+export function qemuHopsOf(options: Pick<QemuRunOptions, "route" | "hops">): Hop[] {
+  const once = hopsOf(options);
+  return Array.from({ length: options.hops ?? once.length }, (_, index) => once[index % once.length]!);
 }

@@ -6,15 +6,18 @@
 import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { formatDuration } from "../../node/cli/format.ts";
+import { FileBlockStore } from "../../storage/file-block-store.ts";
 import { Cluster } from "../cluster.ts";
 import { complain } from "../complaints.ts";
 import { StatusLine } from "../status-line.ts";
-import { hopsOf, hostsOf } from "../tour-options.ts";
+import { hostsOf } from "../tour-options.ts";
 import { BeatListener } from "./beat-listener.ts";
+import { makeFileSystem } from "./guest-disk.ts";
 import { type GuestImage, guestImage } from "./guest-image.ts";
-import { GuestJourney } from "./guest-journey.ts";
+import { GuestJourney, guestConfig } from "./guest-journey.ts";
 import { type QemuPackages, qemuPackages } from "./packages.ts";
-import { parseQemuOptions, type QemuRunOptions } from "./qemu-options.ts";
+import { type MemoryHop, PlainGuest } from "./plain-guest.ts";
+import { parseQemuOptions, type QemuRunOptions, qemuHopsOf } from "./qemu-options.ts";
 import { formatQemuRun, type QemuHop, summaryOf } from "./qemu-report.ts";
 
 const CACHE = join(import.meta.dirname, "..", "..", ".cache", "qemu");
@@ -36,23 +39,66 @@ async function startCluster(
   return cluster;
 }
 
-/** A guest's life: its boot, its route, its end. */
-async function travelWith(
+type Travels = {
+  hops: readonly QemuHop[];
+  baseline: readonly MemoryHop[] | undefined;
+  end: Awaited<ReturnType<GuestJourney["finish"]>>;
+};
+
+/** A guest's life: its boot, its route, its end. Beside it another one's, whose memory QEMU migrates alone. */
+async function travel(
   options: QemuRunOptions,
-  { beatPath, ...parts }: { cluster: Cluster; status: StatusLine; beats: BeatListener; beatPath: string },
-): Promise<{ hops: QemuHop[]; end: Awaited<ReturnType<GuestJourney["finish"]>> }> {
+  parts: { cluster: Cluster; status: StatusLine; beats: BeatListener; beatPath: string; plain: PlainParts },
+): Promise<Travels> {
   const journey = new GuestJourney(parts.cluster, { ...parts, options });
+  const hops = qemuHopsOf(options);
+  let plain: PlainGuest | undefined;
+  const baseline: MemoryHop[] = [];
   try {
-    await journey.begin(beatPath);
-    const hops = hopsOf(options);
+    if (options.baseline) {
+      parts.status.update("the guest without us boots");
+      plain = await bootPlain(options, parts.plain);
+      plain.rest();
+    }
+    await journey.begin(parts.beatPath);
     for (const hop of hops) {
       const result = await journey.hop(hop);
       if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+      if (plain === undefined) continue;
+      // One at a time: neither takes the processors from the other.
+      journey.rest();
+      parts.status.update(`QEMU alone migrates a guest's memory, ${baseline.length + 1} of ${hops.length}`);
+      plain.wake();
+      await plain.awaitStatus();
+      baseline.push(await plain.migrateMemory());
+      await plain.awaitStatus();
+      plain.rest();
+      journey.wake();
     }
-    return { hops: journey.hops, end: await journey.finish(hops.at(-1)!.to) };
+    const end = await journey.finish(hops.at(-1)!.to);
+    return { hops: journey.hops, baseline: plain && baseline, end };
   } finally {
     journey.close();
+    await plain?.end();
   }
+}
+
+type PlainParts = { folder: string; beatPath: string; executable: string; kernelFolder: string };
+
+async function bootPlain(
+  options: QemuRunOptions,
+  { folder, beatPath, executable, kernelFolder }: PlainParts,
+): Promise<PlainGuest> {
+  await mkdir(folder);
+  const vbds = ["root", "second"].map((name) => ({ name, path: join(folder, `${name}.img`) }));
+  await makeFileSystem(vbds[0]!.path, options.diskSize);
+  await FileBlockStore.create(vbds[1]!.path, { sizeBytes: options.secondSize }).close();
+  return PlainGuest.boot({
+    ...{ folder, executable, kernelFolder, vbds },
+    acceleration: options.accel,
+    memoryBytes: options.memory,
+    config: guestConfig(options, beatPath),
+  });
 }
 
 async function main(): Promise<boolean> {
@@ -67,18 +113,23 @@ async function main(): Promise<boolean> {
   const cluster = await startCluster(options, { packages, image });
   const beatPath = join(cluster.folder, "net");
   const beats = await BeatListener.listen(beatPath);
-  const travel = (guest: QemuRunOptions): ReturnType<typeof travelWith> =>
-    travelWith(guest, { cluster, status, beats, beatPath });
+  const plainBeatPath = join(cluster.folder, "plain-net");
+  const plainBeats = await BeatListener.listen(plainBeatPath);
   try {
-    const baseline = options.baseline ? await travel({ ...options, diskless: true }) : undefined;
-    const { hops, end } = await travel(options);
+    const plain: PlainParts = {
+      folder: join(cluster.folder, "plain"),
+      beatPath: plainBeatPath,
+      executable: packages.executable,
+      kernelFolder: join(cluster.hosts[0]!.dataDir, "kernels"),
+    };
+    const { hops, baseline, end } = await travel(options, { cluster, status, beats, beatPath, plain });
     status.end();
     const elapsedMs = Math.round(performance.now() - startedAtMs);
     const summary = summaryOf(hops, {
       ...end,
       elapsedMs,
       qemuVersion: packages.version,
-      ...(baseline && { baseline: baseline.hops }),
+      ...(baseline && { baseline }),
     });
     if (options.json) process.stdout.write(`${JSON.stringify({ summary })}\n`);
     else process.stdout.write(formatQemuRun(hops, summary));
@@ -92,6 +143,7 @@ async function main(): Promise<boolean> {
     throw error;
   } finally {
     await beats.stop();
+    await plainBeats.stop();
     if (options.keep) cluster.keep();
     else await cluster.stop();
   }
