@@ -19,7 +19,7 @@ import {
 } from "../../protocol/custody.ts";
 import { DOMAIN_ID } from "./domain.ts";
 import type { Move } from "./moves.ts";
-import type { Draft, Host, HostName, World } from "./state.ts";
+import { type Draft, type Host, type HostName, mayHappen, type World } from "./state.ts";
 
 export const crypto: CustodyCrypto = {
   hash: (octets) => createHash("sha256").update(octets).digest(),
@@ -126,7 +126,7 @@ function fetches(world: World, name: HostName, source: HostName): Move[] {
     label,
     ...(fault === undefined ? {} : { fault }),
     apply(draft) {
-      if (fault !== undefined) draft.spend(fault);
+      if (fault !== undefined) draft.faultsLeft -= 1;
       const host = draft.host(name);
       const rules = {
         domain: DOMAIN_ID,
@@ -140,7 +140,7 @@ function fetches(world: World, name: HostName, source: HostName): Move[] {
     },
   });
   const moves = [take(`${name} asks ${source} for the chain of custody`, ({ journal }) => journal.custody!)];
-  if (world.left.forgeries > 0 && world.faultsLeft > 0) {
+  if (mayHappen(world, "forgeries")) {
     moves.push(take(`${source} answers ${name} with a chain that it made up`, forged, "forgeries"));
   }
   return moves;

@@ -15,6 +15,7 @@ import { contextOf, DOMAIN_ID } from "./domain.ts";
 import { performSource } from "./source-half.ts";
 import {
   bitmapOf,
+  cloned,
   type Daemon,
   type DestinationMachine,
   type Draft,
@@ -54,6 +55,7 @@ export function feed(
 ): void {
   const machine = machineOf(draft.host(name), migration)!;
   let effects: readonly { type: string }[];
+  machine.state = cloned(machine.state);
   try {
     if (machine.role === "source") {
       const step = draft.parts.source.step(machine.state, event as never, machine.context);
@@ -109,7 +111,7 @@ function failed(draft: Draft, name: HostName, machine: Machine, code: string, cu
 /** One side gives the session up. It hears no more of it; the other side finds out later. */
 export function endSession(draft: Draft, role: Machine["role"], migration: string): void {
   const link = draft.link(migration);
-  if (role === "source" ? !link.sourceIsUp : link.attached !== link.session) return;
+  if (role === "source" ? !link.sourceIsUp : link.attached !== "now") return;
   breakLink(draft, link);
   if (role === "source") link.toSource = [];
   else link.toDestination = [];
@@ -199,7 +201,7 @@ export function die(draft: Draft, name: HostName, { power }: { power: boolean })
       link.sourceIsUp = false;
       link.toSource = [];
     } else {
-      link.attached = 0;
+      link.attached = "none";
       link.toDestination = [];
     }
   }
@@ -220,7 +222,7 @@ export function die(draft: Draft, name: HostName, { power }: { power: boolean })
 export function boot(draft: Draft, name: HostName): void {
   const host = draft.host(name);
   const daemon: Daemon = { exported: undefined, rounds: undefined, machines: [], recoveries: [] };
-  host.boots += 1;
+  ageSessions(draft, name);
   host.daemon = daemon;
   const { domain } = host.journal;
   const entries = Object.values(host.journal.entries);
@@ -238,6 +240,37 @@ export function boot(draft: Draft, name: HostName): void {
     if (entry.role === "source") restoreSource(draft, host, entry.record);
     else restoreDestination(draft, host, entry.record);
   }
+}
+
+/**
+ * A host's present session has its name and 0, and those before it 1, 2, …: nobody remembers more than he needs, and
+ * worlds that differ in how often a host began are the same.
+ */
+function ageSessions(draft: Draft, name: HostName): void {
+  for (const other of draft.hostNames) {
+    for (const machine of draft.host(other).daemon?.machines ?? []) {
+      if (machine.role === "source" && machine.peer === name) machine.state = aged(machine.state, name);
+    }
+  }
+  for (const [migration, { destination }] of Object.entries(draft.links)) {
+    if (destination !== name) continue;
+    const link = draft.link(migration);
+    link.toSource = link.toSource.map((message) => aged(message, name));
+  }
+}
+
+function aged<T>(value: T, name: HostName): T {
+  const copy = cloned(value);
+  const walk = (item: unknown): void => {
+    if (typeof item !== "object" || item === null || ArrayBuffer.isView(item)) return;
+    const fields = item as Record<string, unknown>;
+    for (const [key, field] of Object.entries(fields)) {
+      if (key !== "session") walk(field);
+      else if (typeof field === "string") fields[key] = `${name}${Number(field.slice(1)) + 1}`;
+    }
+  };
+  walk(copy);
+  return copy;
 }
 
 function restoreSource(
@@ -291,7 +324,7 @@ export function destinationMachine(
     role: "destination",
     migration,
     peer: source,
-    context: { source, session: `${host.name}${host.boots}` },
+    context: { source, session: `${host.name}0` },
     state,
     pending: [],
     incoming: undefined,

@@ -32,7 +32,7 @@ export function performDestination(
   switch (effect.type) {
     case "send": {
       const link = draft.link(machine.migration);
-      if (link.attached !== link.session || link.isBroken) return;
+      if (link.attached !== "now" || link.isBroken) return;
       link.toSource = [...link.toSource, effect.message];
       return;
     }

@@ -19,7 +19,17 @@ import { arrived, finishDestinationJob } from "./destination-half.ts";
 import { contextOf } from "./domain.ts";
 import { act, adopt, ask, learn } from "./operator.ts";
 import { finishSourceJob } from "./source-half.ts";
-import type { Draft, Faults, Host, HostName, Link, Machine, SourceMachine, World } from "./state.ts";
+import {
+  type Draft,
+  type Fault,
+  type Host,
+  type HostName,
+  type Link,
+  type Machine,
+  mayHappen,
+  type SourceMachine,
+  type World,
+} from "./state.ts";
 
 export type Hop = { from: HostName; to: HostName };
 
@@ -27,7 +37,7 @@ export type Move = {
   /** As a transcript says it. */
   label: string;
   /** Undefined: nothing goes wrong in it; such moves alone must lead to a good end. */
-  fault?: keyof Faults;
+  fault?: Fault;
   /** The host whose step it is: it may die half-way. */
   stepOf?: HostName;
   /** Whether it happened; a move that finds nothing to do is none. */
@@ -36,8 +46,7 @@ export type Move = {
 
 export function movesOf(world: World, plan: readonly Hop[]): Move[] {
   const moves: Move[] = [];
-  const { left, faultsLeft } = world;
-  const may = (kind: keyof Faults): boolean => left[kind] > 0 && faultsLeft > 0;
+  const may = (fault: Fault): boolean => mayHappen(world, fault);
   for (const host of Object.values(world.hosts)) {
     if (host.daemon === undefined)
       moves.push({ label: `${host.name} starts`, apply: (draft) => does(boot(draft, host.name)) });
@@ -63,7 +72,7 @@ function death(name: HostName, power: boolean): Move {
     label: power ? `${name} loses power` : `${name}'s daemon is killed`,
     fault,
     apply(draft) {
-      draft.spend(fault);
+      draft.faultsLeft -= 1;
       die(draft, name, { power });
       return true;
     },
@@ -99,7 +108,7 @@ function ofDaemon(world: World, host: Host): Move[] {
   }
   moves.push(...custodyMoves(world, host));
   const { guest, daemon } = host;
-  if (guest?.state === "running" && daemon!.exported !== undefined && world.left.writes > 0) {
+  if (guest?.state === "running" && daemon!.exported !== undefined && world.writesLeft > 0) {
     for (let block = 0; block < host.disk!.now.length; block++) moves.push(write(name, block));
   }
   return moves;
@@ -108,14 +117,14 @@ function ofDaemon(world: World, host: Host): Move[] {
 /** A state is loaded only while its stream can arrive. */
 function mayFinish({ links }: World, { migration }: Machine, job: string): boolean {
   const link = links[migration]!;
-  return job !== "load" || (link.attached === link.session && !link.isBroken);
+  return job !== "load" || (link.attached === "now" && !link.isBroken);
 }
 
 function write(name: HostName, block: number): Move {
   return {
     label: `the guest writes block ${block} on ${name}`,
     apply(draft) {
-      draft.spend("writes", { counts: false });
+      draft.writesLeft -= 1;
       const host = draft.host(name);
       const value = draft.truth.writes + 1;
       host.disk = { ...host.disk!, now: host.disk!.now.with(block, value) };
@@ -174,7 +183,7 @@ function ofSource(world: World, host: Host, machine: SourceMachine): Move[] {
       stepOf: name,
       apply(draft, cut) {
         const next = draft.link(migration);
-        next.session += 1;
+        if (next.attached === "now") next.attached = "before";
         next.sourceIsUp = true;
         next.isBroken = false;
         next.toDestination = [];
@@ -184,13 +193,13 @@ function ofSource(world: World, host: Host, machine: SourceMachine): Move[] {
       },
     });
   }
-  if (world.left.cancels > 0 && world.faultsLeft > 0 && isUndecided(state.phase)) {
+  if (mayHappen(world, "cancels") && isUndecided(state.phase)) {
     moves.push({
       label: `the operator cancels ${migration}`,
       fault: "cancels",
       stepOf: name,
       apply(draft, cut) {
-        draft.spend("cancels");
+        draft.faultsLeft -= 1;
         feed(draft, name, migration, { type: "cancel", reason: "cancelled" }, cut);
         return true;
       },
@@ -226,16 +235,16 @@ function ofLink(world: World, migration: string, link: Link): Move[] {
       apply: (draft, cut) => deliverToSource(draft, migration, cut),
     });
   }
-  if (source.guest?.state === "running" && world.left.writes > 0) {
+  if (source.guest?.state === "running" && world.writesLeft > 0) {
     const index = link.toDestination.findIndex((item) => item.type === "lazy" && item.read === undefined);
     if (index >= 0) moves.push(readEarly(migration, index));
   }
-  if (link.sourceIsUp && !link.isBroken && world.left.losses > 0 && world.faultsLeft > 0) {
+  if (link.sourceIsUp && !link.isBroken && mayHappen(world, "losses")) {
     moves.push({
       label: `the link of ${migration} breaks`,
       fault: "losses",
       apply(draft) {
-        draft.spend("losses");
+        draft.faultsLeft -= 1;
         breakLink(draft, draft.link(migration));
         return true;
       },
@@ -256,7 +265,7 @@ function ofLink(world: World, migration: string, link: Link): Move[] {
       },
     });
   }
-  if (link.attached === link.session && destination.daemon !== undefined) {
+  if (link.attached === "now" && destination.daemon !== undefined) {
     moves.push({
       label: `${link.destination} notices that the link of ${migration} is lost`,
       stepOf: link.destination,
@@ -287,8 +296,8 @@ function readEarly(migration: string, index: number): Move {
 /** Ends the session that the destination knows of. */
 function detach(draft: Draft, migration: string, cut?: Cut): void {
   const link = draft.link(migration);
-  if (link.attached === 0) return;
-  link.attached = 0;
+  if (link.attached === "none") return;
+  link.attached = "none";
   const machine = machineOf(draft.host(link.destination), migration);
   if (machine?.role !== "destination") return;
   machine.pending = machine.pending.filter((entry) => !("job" in entry && entry.job.type === "load"));
@@ -303,7 +312,7 @@ function deliverToDestination(draft: Draft, migration: string, cut: Cut | undefi
   const message = item!.type === "lazy" ? readBlocks(draft.peek(link.source), item!).read! : item!;
   const host = draft.host(link.destination);
   const { name } = host;
-  if (link.attached !== link.session) {
+  if (link.attached !== "now") {
     if (machineOf(host, migration) === undefined) {
       const entry = host.journal.entries[migration];
       if (message.type === "begin") {
@@ -311,7 +320,7 @@ function deliverToDestination(draft: Draft, migration: string, cut: Cut | undefi
           return role === "destination" && !["idle", "aborted", "completed"].includes(state.phase);
         });
         if (busy !== undefined && busy.peer !== link.source) {
-          link.attached = link.session;
+          link.attached = "now";
           return reply(link, { type: "refuse", code: "MIGRATION_BUSY", reason: "" });
         }
         if (busy !== undefined) {
@@ -325,7 +334,7 @@ function deliverToDestination(draft: Draft, migration: string, cut: Cut | undefi
     } else {
       detach(draft, migration);
     }
-    link.attached = link.session;
+    link.attached = "now";
   }
   if (machineOf(host, migration) === undefined) {
     return "migration" in message ? reply(link, { type: "aborted", migration }) : true;
@@ -350,7 +359,7 @@ function deliverToSource(draft: Draft, migration: string, cut: Cut | undefined):
 
 // People.
 
-function ofOperator(world: World, may: (kind: keyof Faults) => boolean): Move[] {
+function ofOperator(world: World, may: (fault: Fault) => boolean): Move[] {
   const moves: Move[] = [];
   const hosts = Object.values(world.hosts);
   for (const host of hosts) {
@@ -363,7 +372,7 @@ function ofOperator(world: World, may: (kind: keyof Faults) => boolean): Move[] 
           label: `the operator runs recover on ${name}, which asks ${other.name}`,
           fault: "recovers",
           apply(draft) {
-            draft.spend("recovers");
+            draft.faultsLeft -= 1;
             return does(ask(draft, name, other.name, 2));
           },
         });
@@ -380,7 +389,7 @@ function ofOperator(world: World, may: (kind: keyof Faults) => boolean): Move[] 
         label: `the operator runs recover --adopt on ${name}`,
         fault: "adopts",
         apply(draft) {
-          draft.spend("adopts");
+          draft.faultsLeft -= 1;
           return adopt(draft, name);
         },
       });
@@ -389,7 +398,7 @@ function ofOperator(world: World, may: (kind: keyof Faults) => boolean): Move[] 
           label: `the operator runs recover --adopt on ${name}, against ${rival.name}`,
           fault: "adopts",
           apply(draft) {
-            draft.spend("adopts");
+            draft.faultsLeft -= 1;
             return adopt(draft, name, rival.name);
           },
         });
@@ -424,10 +433,9 @@ function migrate({ from, to }: Hop, migration: string): Move {
       draft.addLink(migration, {
         source: from,
         destination: to,
-        session: 0,
         isBroken: false,
         sourceIsUp: false,
-        attached: -1,
+        attached: "none",
         toDestination: [],
         toSource: [],
       });

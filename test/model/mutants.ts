@@ -37,8 +37,8 @@ function daemon(wrong: Parts["daemon"]): Parts {
   return { ...realParts, daemon: wrong };
 }
 
-const oneCrash = scenario("one crash", ["AB"], { faultsMax: 1, crashes: 1 });
-const oneLoss = scenario("one loss", ["AB"], { faultsMax: 1, losses: 1 });
+const oneCrash = scenario("one crash", ["AB"], { faults: ["crashes"] });
+const oneLoss = scenario("one loss", ["AB"], { faults: ["losses"] });
 
 export const mutants: readonly Mutant[] = [
   {
@@ -111,7 +111,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "cancel-after-handover",
     breaks: "nothing undoes a handover: the source can be told to cancel while it hands over",
-    scenario: scenario("cancel", ["AB"], { faultsMax: 1, cancels: 1 }),
+    scenario: scenario("cancel", ["AB"], { faults: ["cancels"] }),
     parts: source(([state, effects], before, [, event, { migration, destination: to, generation }]) => {
       if (before.phase !== "handing-over" || event.type !== "cancel") return [state, effects];
       const record = { phase: "aborted", migration, destination: to, generation, reason: "" } as const;
@@ -130,7 +130,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "lost-round",
     breaks: "a freeze waits for every round's answer: the last round's blocks are not sent",
-    scenario: scenario("two writes", ["AB"], { faultsMax: 0, writes: 2 }),
+    scenario: scenario("two writes", ["AB"], { writes: 2 }),
     parts: source((step, before, [, event]) => {
       if (event.type !== "fenced" || before.phase !== "freezing") return step;
       const [state, effects] = step;
@@ -151,13 +151,13 @@ export const mutants: readonly Mutant[] = [
   {
     name: "late-block-wins",
     breaks: "a late block loses: a pushed block overwrites what the guest has written since",
-    scenario: scenario("late", ["AB"], { faultsMax: 0, writes: 2 }),
+    scenario: scenario("late", ["AB"], { writes: 2 }),
     parts: daemon({ storesLateBlocks: true }),
   },
   {
     name: "synchronised-before-flush",
     breaks: "the source is let go only when everything is durable at the destination",
-    scenario: scenario("power", ["AB"], { faultsMax: 1, powers: 1, writes: 1 }),
+    scenario: scenario("power", ["AB"], { faults: ["powers"], writes: 1 }),
     parts: destination(([state, effects], [, event]) => {
       if (event.type !== "nothing-missing" || state.phase !== "post-copy") return [state, effects];
       const { begun } = state;
@@ -174,14 +174,14 @@ export const mutants: readonly Mutant[] = [
   {
     name: "export-without-looking",
     breaks: "at boot, too, a host runs only what its own journal says is its own",
-    scenario: scenario("boot", ["AB"], { faultsMax: 2, crashes: 1, losses: 1 }),
+    scenario: scenario("boot", ["AB"], { faults: ["crashes", "losses"], faultsMax: 2 }),
     parts: daemon({ exportsWithoutLooking: true }),
   },
   {
     name: "take-back-at-once",
     breaks:
       "first the destination renounces, then the source owns: `recover` takes back what was handed over",
-    scenario: scenario("recover", ["AB"], { faultsMax: 2, losses: 1, recovers: 1 }),
+    scenario: scenario("recover", ["AB"], { faults: ["losses", "recovers"], faultsMax: 2 }),
     parts: {
       ...realParts,
       decide: (testimonies) => {
@@ -195,26 +195,26 @@ export const mutants: readonly Mutant[] = [
   {
     name: "old-silence-counts",
     breaks: "a testimony that is older than a migration says nothing of it",
-    scenario: scenario("old", ["AB"], { faultsMax: 1, recovers: 1 }),
+    scenario: scenario("old", ["AB"], { faults: ["recovers"] }),
     parts: { ...realParts, isAbout: () => true },
   },
   {
     name: "back-too-early",
     breaks: "a domain comes back only when its way out is over",
-    scenario: scenario("back", ["AB", "BA"], { faultsMax: 0, writes: 1 }),
+    scenario: scenario("back", ["AB", "BA"], { writes: 1 }),
     parts: daemon({ takesBackTooEarly: true }),
   },
   {
     name: "adopt-without-raising",
     breaks: "an adopted domain runs under a generation above everything known",
-    scenario: scenario("adopt", ["AB"], { faultsMax: 1, adopts: 1 }),
+    scenario: scenario("adopt", ["AB"], { faults: ["adopts"] }),
     parts: daemon({ adoptsWithoutRaising: true }),
   },
   {
     name: "act-on-old-word",
     breaks: "two recovers at once: who carries a decision out looks at its own journal again",
     scenario: {
-      ...scenario("recovers", ["AB"], { faultsMax: 2, recovers: 2 }),
+      ...scenario("recovers", ["AB"], { faults: ["recovers"], faultsMax: 2 }),
       after: lostWhilePrepared,
     },
     parts: daemon({ actsOnOldWord: true }),
@@ -222,13 +222,13 @@ export const mutants: readonly Mutant[] = [
   {
     name: "one-signature",
     breaks: "a handover counts with both signatures: a chain is taken over whoever signed it",
-    scenario: scenario("forged", ["AB"], { faultsMax: 1, forgeries: 1, custody: true }),
+    scenario: scenario("forged", ["AB"], { faults: ["forgeries"], custody: true }),
     parts: daemon({ believesOneSignature: true }),
   },
   {
     name: "never-fence",
     breaks: "who hears of a higher generation stops what it runs",
-    scenario: scenario("adopt", ["AB"], { faultsMax: 1, adopts: 1 }),
+    scenario: scenario("adopt", ["AB"], { faults: ["adopts"] }),
     parts: daemon({ neverFences: true }),
   },
 ];

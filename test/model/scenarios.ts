@@ -5,53 +5,42 @@ import { decide, isAbout } from "../../protocol/recovery.ts";
 import * as source from "../../protocol/source.ts";
 import { domainRecord } from "./domain.ts";
 import type { Hop } from "./moves.ts";
-import type { Daemon, Faults, Host, HostName, Parts, World } from "./state.ts";
+import type { Daemon, Fault, Host, HostName, Parts, World } from "./state.ts";
 
 export type Scenario = {
   name: string;
   hosts: 2 | 3;
   blocks: number;
   plan: readonly Hop[];
-  faults: Faults;
+  /** What may go wrong, and how often in one trace, all kinds together. */
+  faults: readonly Fault[];
   faultsMax: number;
+  /** How often the guest may write. */
+  writes: number;
   /** Whether the hosts keep the domain's chain of custody. */
   custody: boolean;
   /** Begins in the first world that is such, which `faults` lead to; undefined: at the very beginning. */
-  after?: { faults: Partial<Faults>; holds: (world: World) => boolean };
+  after?: { faults: readonly Fault[]; holds: (world: World) => boolean };
 };
 
 export const realParts: Parts = { source, destination, decide, isAbout, daemon: {} };
 
-export const NONE: Faults = {
-  crashes: 0,
-  powers: 0,
-  losses: 0,
-  cancels: 0,
-  recovers: 0,
-  adopts: 0,
-  writes: 0,
-  refusals: 0,
-  forgeries: 0,
-};
+type Bounds = Partial<Pick<Scenario, "faults" | "faultsMax" | "writes" | "blocks" | "custody">>;
 
+/** `plan`: hops such as "AB". Without `faultsMax` one fault of those that there are. */
 export function scenario(
   name: string,
   plan: readonly string[],
-  {
-    faultsMax,
-    blocks = 1,
-    custody = false,
-    ...faults
-  }: Partial<Faults> & { faultsMax: number; blocks?: number; custody?: boolean },
+  { faults = [], faultsMax = Math.min(1, faults.length), writes = 0, blocks = 1, custody = false }: Bounds,
 ): Scenario {
   const hops = plan.map((hop): Hop => ({ from: hop[0] as HostName, to: hop[1] as HostName }));
   const hosts = hops.some(({ from, to }) => from === "C" || to === "C") ? 3 : 2;
-  return { name, hosts, blocks, plan: hops, faults: { ...NONE, ...faults }, faultsMax, custody };
+  return { name, hosts, plan: hops, faults, faultsMax, writes, blocks, custody };
 }
 
 /** The handover is durable at A; B had promised to wait for it, and has lost the domain's memory with its power. */
 export const lostWhilePrepared: NonNullable<Scenario["after"]> = {
-  faults: { powers: 1 },
+  faults: ["powers"],
   holds: ({ hosts: { A, B } }) =>
     Object.values(A!.journal.entries).some(({ record }) => record.phase === "handed-over") &&
     B!.daemon === undefined &&
@@ -60,7 +49,7 @@ export const lostWhilePrepared: NonNullable<Scenario["after"]> = {
 
 /** A was told that it may have the domain, and did not know that it had gone on to C under the same generation. */
 export const twoOwners: NonNullable<Scenario["after"]> = {
-  faults: { adopts: 1 },
+  faults: ["adopts"],
   holds: ({ hosts }) => {
     const owned = Object.values(hosts).flatMap(({ name, journal: { domain } }) => {
       return domain?.owner === name ? [domain.generation] : [];
@@ -69,33 +58,29 @@ export const twoOwners: NonNullable<Scenario["after"]> = {
   },
 };
 
-const EVERYTHING = { crashes: 2, powers: 1, losses: 2, cancels: 1, recovers: 1, adopts: 1 };
+const EVERYTHING: readonly Fault[] = ["crashes", "powers", "losses", "cancels", "recovers", "adopts"];
 
-/** The default run: `faultsMax` bounds the faults of one trace together, the rest each kind. */
+/** The default run. */
 export const scenarios: readonly Scenario[] = [
-  scenario("trouble-free", ["AB"], { faultsMax: 0, blocks: 2, writes: 2 }),
-  scenario("two of everything", ["AB"], { ...EVERYTHING, faultsMax: 2 }),
+  scenario("trouble-free", ["AB"], { blocks: 2, writes: 2 }),
+  scenario("two of everything", ["AB"], { faults: EVERYTHING, faultsMax: 2 }),
   {
-    ...scenario("power lost while prepared", ["AB"], { ...EVERYTHING, recovers: 2, faultsMax: 2 }),
+    ...scenario("power lost while prepared", ["AB"], { faults: EVERYTHING, faultsMax: 2 }),
     after: lostWhilePrepared,
   },
-  scenario("a guest that writes", ["AB"], { ...EVERYTHING, faultsMax: 1, writes: 2 }),
-  scenario("there and back", ["AB", "BA"], { crashes: 1, powers: 1, losses: 1, faultsMax: 1 }),
-  scenario("onwards", ["AB", "BC"], { ...EVERYTHING, faultsMax: 1 }),
-  {
-    ...scenario("two owners", ["AB", "BC"], { ...EVERYTHING, adopts: 2, faultsMax: 2 }),
-    after: twoOwners,
-  },
+  scenario("a guest that writes", ["AB"], { faults: EVERYTHING, writes: 2 }),
+  scenario("there and back", ["AB", "BA"], { faults: ["crashes", "powers", "losses"] }),
+  scenario("onwards", ["AB", "BC"], { faults: EVERYTHING }),
+  { ...scenario("two owners", ["AB", "BC"], { faults: EVERYTHING, faultsMax: 2 }), after: twoOwners },
   scenario("a chain of custody", ["AB"], {
-    ...{ crashes: 1, losses: 1, cancels: 1, recovers: 1, adopts: 1, forgeries: 1 },
-    faultsMax: 1,
+    faults: ["crashes", "losses", "cancels", "recovers", "adopts", "forgeries"],
     custody: true,
   }),
-  scenario("custody onwards", ["AB", "BC"], { forgeries: 1, faultsMax: 1, custody: true }),
-  scenario("elsewhere", ["AB", "AC"], { faultsMax: 1, cancels: 1, crashes: 1, losses: 1 }),
+  scenario("custody onwards", ["AB", "BC"], { faults: ["forgeries"], custody: true }),
+  scenario("elsewhere", ["AB", "AC"], { faults: ["cancels", "crashes", "losses"] }),
 ];
 
-export function worldOf({ hosts, blocks, faults, faultsMax, custody }: Scenario): World {
+export function worldOf({ hosts, blocks, faults, faultsMax, writes, custody }: Scenario): World {
   const names = (["A", "B", "C"] as const).slice(0, hosts);
   const values = Array.from({ length: blocks }, () => 1);
   return {
@@ -107,8 +92,9 @@ export function worldOf({ hosts, blocks, faults, faultsMax, custody }: Scenario)
     ),
     links: {},
     truth: { newest: values, memory: 1, writes: 1, ran: 1, wordWasFalse: false, adoptions: 0, given: [] },
-    left: faults,
+    faults,
     faultsLeft: faultsMax,
+    writesLeft: writes,
     hops: 0,
   };
 }
@@ -117,7 +103,6 @@ function empty(name: HostName): Host {
   const daemon: Daemon = { exported: undefined, rounds: undefined, machines: [], recoveries: [] };
   return {
     name,
-    boots: 1,
     journal: { domain: undefined, replicas: [], entries: {}, log: [], custody: undefined },
     disk: undefined,
     tracker: { generation: 0, written: 0, isTrusted: true },

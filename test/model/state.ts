@@ -112,7 +112,6 @@ export type Daemon = {
 
 export type Host = {
   name: HostName;
-  boots: number;
   journal: Journal;
   disk: Disk | undefined;
   tracker: Tracker;
@@ -131,11 +130,10 @@ export type LazyBlocks = {
 export type Link = {
   source: HostName;
   destination: HostName;
-  session: number;
   isBroken: boolean;
-  /** Whether the source holds a session, and which one the destination is attached to. */
+  /** Whether the source holds a session, and whether the destination is attached to that one, or to one before it. */
   sourceIsUp: boolean;
-  attached: number;
+  attached: "none" | "before" | "now";
   toDestination: readonly (SourceMessage | LazyBlocks)[];
   toSource: readonly DestinationMessage[];
 };
@@ -155,28 +153,26 @@ export type Truth = {
   given: readonly string[];
 };
 
-export type Faults = {
-  crashes: number;
-  powers: number;
-  losses: number;
-  cancels: number;
-  recovers: number;
-  adopts: number;
-  writes: number;
-  refusals: number;
-  forgeries: number;
-};
+/** What may go wrong, or be done by people, at any time. */
+export type Fault = "crashes" | "powers" | "losses" | "cancels" | "recovers" | "adopts" | "forgeries";
 
 export type World = {
   hosts: Readonly<Partial<Record<HostName, Host>>>;
   links: Readonly<Record<string, Link>>;
   truth: Truth;
-  left: Faults;
-  /** All of `left` together may not exceed this. */
+  /** The kinds of faults that the scenario has. */
+  faults: readonly Fault[];
+  /** How many more of them may happen, of whatever kind. */
   faultsLeft: number;
+  /** How often the guest may write still. */
+  writesLeft: number;
   /** Hops of the scenario that were begun. */
   hops: number;
 };
+
+export function mayHappen({ faults, faultsLeft }: World, fault: Fault): boolean {
+  return faultsLeft > 0 && faults.includes(fault);
+}
 
 /** What is under test: the real machines and the real decision, or a mutant of one of them. */
 export type Parts = {
@@ -207,9 +203,10 @@ export class Draft {
   readonly #links: Record<string, Link>;
   readonly #mine = new Set<unknown>();
   truth: Truth;
-  left: Faults;
   faultsLeft: number;
+  writesLeft: number;
   hops: number;
+  readonly faults: readonly Fault[];
   readonly parts: Parts;
 
   constructor(world: World, parts: Parts) {
@@ -217,8 +214,9 @@ export class Draft {
     this.#hosts = { ...world.hosts };
     this.#links = { ...world.links };
     this.truth = world.truth;
-    this.left = world.left;
+    this.faults = world.faults;
     this.faultsLeft = world.faultsLeft;
+    this.writesLeft = world.writesLeft;
     this.hops = world.hops;
   }
 
@@ -230,7 +228,7 @@ export class Draft {
     return Object.keys(this.#hosts) as HostName[];
   }
 
-  /** For writing. Its machines' states are copied, too: `step` changes them in place. */
+  /** For writing. Its machines are copied, too, but for their states: see `cloned`. */
   host(name: HostName): Host {
     const known = this.#hosts[name]!;
     if (this.#mine.has(known)) return known;
@@ -263,28 +261,21 @@ export class Draft {
     this.#mine.add(link);
   }
 
-  spend(kind: keyof Faults, { counts = true } = {}): void {
-    this.left = { ...this.left, [kind]: this.left[kind] - 1 };
-    if (counts) this.faultsLeft -= 1;
-  }
-
   done(): World {
-    const { truth, left, faultsLeft, hops } = this;
-    return { hosts: this.#hosts, links: this.#links, truth, left, faultsLeft, hops };
+    const { truth, faults, faultsLeft, writesLeft, hops } = this;
+    return { hosts: this.#hosts, links: this.#links, truth, faults, faultsLeft, writesLeft, hops };
   }
 }
 
 function copyDaemon(daemon: Daemon): Daemon {
   return {
     ...daemon,
-    machines: daemon.machines.map((machine) => {
-      return { ...machine, state: cloned(machine.state) } as Machine;
-    }),
+    machines: daemon.machines.map((machine) => ({ ...machine })),
   };
 }
 
-/** The parts of a machine's state that its steps change in place. */
-function cloned<T>(value: T): T {
+/** A machine's state, to be given to a step, which changes parts of it in place. */
+export function cloned<T>(value: T): T {
   if (typeof value !== "object" || value === null) return value;
   if (value instanceof BlockBitmap || value instanceof BlockSender || value instanceof HashDescent) {
     return value.clone() as T;
@@ -294,61 +285,6 @@ function cloned<T>(value: T): T {
   if (value instanceof Set) return new Set(value) as T;
   if (value instanceof Uint8Array) return value;
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, cloned(item)])) as T;
-}
-
-const texts = new WeakMap<object, string>();
-
-/** Hosts and links are shared by thousands of worlds, so their text is made once. */
-export function keyOf({ hosts, links, truth, left, faultsLeft, hops }: World): string[] {
-  const parts = [...Object.values(hosts), ...Object.values(links)].map((part) => {
-    const known = texts.get(part);
-    if (known !== undefined) return known;
-    const text = textOf(part);
-    texts.set(part, text);
-    return text;
-  });
-  const { newest, memory, writes, ran, wordWasFalse, adoptions, given } = truth;
-  const known = [newest, memory, writes, ran, wordWasFalse, adoptions, given];
-  const rest = [known, Object.values(left), faultsLeft, hops];
-  return [...parts, String(rest)];
-}
-
-/** One text for all values that behave alike. What is the same throughout a migration is left out. */
-function textOf(value: unknown): string {
-  if (typeof value !== "object") return `${value as string}`;
-  if (value === null) return "-";
-  if (value instanceof BlockBitmap) return `b${maskOf(value)}`;
-  if (value instanceof BlockSender || value instanceof HashDescent) return textOf(value.snapshot());
-  if (value instanceof Uint8Array) return `x${value.length < 64 ? value.join() : value.length}`;
-  let text = "";
-  if (Array.isArray(value) || value instanceof Map || value instanceof Set) {
-    for (const item of value) text += `${textOf(item)},`;
-    return `[${text}]`;
-  }
-  for (const key in value) {
-    if (key === "context") continue;
-    const item = (value as Record<string, unknown>)[key];
-    if (key === "domain") text += summaryOf(item);
-    else if (key === "custody") text += `${custodyText(item as Journal["custody"])},`;
-    else text += `${key}:${textOf(item)},`;
-  }
-  return `{${text}}`;
-}
-
-function summaryOf(item: unknown): string {
-  const { generation, owner, state } = (item ?? {}) as Partial<DomainRecord>;
-  return `${generation}${owner}${state},`;
-}
-
-function custodyText(custody: Journal["custody"]): string {
-  if (custody === undefined) return "";
-  return custody
-    .map(({ certificate, fromSignature, toSignature }) => {
-      const { generation, kind, from, to, previous } = certificate;
-      const signatures = `${fromSignature === undefined ? "" : "f"}${toSignature === undefined ? "" : "t"}`;
-      return `${generation}${kind}${from}${to}${previous.slice(0, 8)}${signatures}`;
-    })
-    .join(";");
 }
 
 export function maskOf(bitmap: BlockBitmap): Mask {
