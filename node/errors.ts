@@ -47,6 +47,19 @@ const WORDS = {
     ({ source, issues }) => `${source} is not valid: ${issues.join("; ")}`,
     () => "`sojourn init --reference` explains every option",
   ),
+  SETUP_FOREIGN: entry<{ paths: readonly string[] }>(
+    1,
+    "What `setup` would write is there already, and not written by us.",
+    ({ paths }) => `${paths.join(", ")}: there already, and not written by sojourn; nothing was changed`,
+    ({ paths }) =>
+      `look at ${paths.length === 1 ? "it" : "them"}, move out of the way what you do not need, and run this again`,
+  ),
+  SETUP_IN_USE: entry<{ domains: readonly string[] }>(
+    1,
+    "Domains run on what `setup --undo` would remove.",
+    ({ domains }) => `domains of sojourn are on this host: ${domains.join(", ")}; nothing was changed`,
+    () => "`sojourn drain` ends them in order, `sojourn drain --to HOST` moves them away",
+  ),
   FAULTS_DISABLED: entry<{ spec: string }>(
     2,
     "A fault point was to be armed on a host that does not allow it.",

@@ -58,6 +58,10 @@ const CLI_MAY_IMPORT = [
   // `doctor` looks at a host before there is a daemon.
   "node/doctor/finding.ts",
   "node/doctor/host.ts",
+  // `setup` prepares a host for a daemon.
+  "node/setup/host-entries.ts",
+  "node/setup/systemd.ts",
+  "node/setup/xen.ts",
   // `nbd-serve` is our server without a daemon.
   "storage/nbd/serve-file.ts",
   "protocol/units.ts",

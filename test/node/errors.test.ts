@@ -17,6 +17,8 @@ import { MetadataError, type MetadataErrorDetail } from "../../storage/metadata-
 const EXAMPLES: { [Code in NodeErrorCode]: NodeErrorFacts<Code> } = {
   USAGE: { reason: "one host is needed" },
   CONFIG_INVALID: { source: "/etc/config.json", issues: ["name: must be text", "peers: must be a list"] },
+  SETUP_FOREIGN: { paths: ["/etc/xen/scripts/block-sojourn"] },
+  SETUP_IN_USE: { domains: ["3f2a"] },
   FAULTS_DISABLED: { spec: "source-frozen:kill" },
   DOMAIN_UNKNOWN: { query: "web" },
   DOMAIN_AMBIGUOUS: { query: "we", matches: ["web", "wet"] },

@@ -4,8 +4,9 @@
  * file nothing is attached: an `xl migrate` or `xl create` by hand is refused here, before anything runs.
  */
 
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
+import { fileState, MARK, writeMarked } from "../../marked-file.ts";
+import { HypervisorError } from "../errors.ts";
 
 export const BLOCK_SCRIPT = "block-sojourn";
 /** `<folder>/<domain>/<vbd>` holds the path of the device. On a tmpfs: no device outlives a boot. */
@@ -13,7 +14,7 @@ export const DEVICES_FOLDER = "/run/sojourn/xen";
 const SCRIPTS_FOLDER = "/etc/xen/scripts";
 
 const SCRIPT = `#!/bin/bash
-# Attaches a vbd of Sojourn: target=DOMAIN/VBD. Written by the daemon; changes are overwritten.
+# Attaches a vbd of Sojourn: target=DOMAIN/VBD. ${MARK}
 dir=$(dirname "$0")
 . "$dir/block-common.sh"
 case "$command" in
@@ -36,19 +37,19 @@ case "$command" in
 esac
 `;
 
-/** Puts the script where xl looks for it. Rewrites it only where it differs. */
-export function installBlockScript(folder = SCRIPTS_FOLDER): void {
-  const path = join(folder, BLOCK_SCRIPT);
-  if (read(path) === SCRIPT) return;
-  mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(`${path}.new`, SCRIPT, { mode: 0o755 });
-  renameSync(`${path}.new`, path);
+/** The script as a file of the host. */
+export function blockScriptEntry(folder = SCRIPTS_FOLDER): { path: string; text: string; mode: number } {
+  return { path: join(folder, BLOCK_SCRIPT), text: SCRIPT, mode: 0o755 };
 }
 
-function read(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return undefined;
+/** Puts the script where xl looks for it, where it is not there as it should be. Throws HYPERVISOR_PROCESS_FAILED. */
+export function installBlockScript(folder = SCRIPTS_FOLDER): void {
+  const { path, ...file } = blockScriptEntry(folder);
+  const state = fileState(path, file);
+  if (state === "same") return;
+  if (state === "foreign") {
+    const reason = `${path} is there and was not written by sojourn; move it out of the way`;
+    throw new HypervisorError({ code: "HYPERVISOR_PROCESS_FAILED", reason });
   }
+  writeMarked(path, file);
 }
