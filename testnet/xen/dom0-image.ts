@@ -5,6 +5,7 @@
  */
 
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 import {
   copyFile,
   lstat,
@@ -17,9 +18,11 @@ import {
   symlink,
   writeFile,
 } from "node:fs/promises";
-import { basename, dirname, join, relative } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { gunzipSync, gzipSync } from "node:zlib";
+import { stepsToSetUp, takeSteps } from "../../node/setup/host-entries.ts";
+import { xenEntries } from "../../node/setup/xen.ts";
 import { type ArchiveEntry, compile, MODE, modulesInOrder, newcArchive } from "../qemu/guest-image.ts";
 import type { XenPackages } from "./packages.ts";
 
@@ -41,9 +44,10 @@ const DOM0_MODULES = [
 ];
 const GUEST_MODULES = ["xen_blkfront", "crc32c_generic", "ext4"];
 const SOURCE_FOLDERS = ["protocol", "storage", "node"];
+/** rolldown.config.ts leaves them out of the bundle. */
+const NATIVE_MODULES = ["classic-level", "koffi"];
 const NETWORKS = "127.0.0.1 localhost\n";
 const run = promisify(execFile);
-const MIB = 1 << 20;
 
 /** `say` is told of what takes time. */
 export async function xenImages(
@@ -58,7 +62,10 @@ export async function xenImages(
     root: at("dom0.ext4"),
     product: at("product.ext4"),
   };
-  const rootSources = [join(SOURCES, "dom0"), join(SOURCES, "guest"), join(SOURCES, "..", "qemu", "guest")];
+  const rootSources = [
+    ...[join(SOURCES, "dom0"), join(SOURCES, "guest"), join(SOURCES, "..", "qemu", "guest")],
+    ...["setup", "marked-file.ts", "hypervisor/xen/block-script.ts"].map((name) => join(ROOT, "node", name)),
+  ];
   if (!(await isNewer(images.root, [...rootSources, packages.kernel, import.meta.filename]))) {
     say("making dom0's image");
     await writeFile(images.hypervisor, gunzipSync(await readFile(packages.hypervisor)));
@@ -69,7 +76,7 @@ export async function xenImages(
   if (
     !(await isNewer(images.product, [
       ...SOURCE_FOLDERS.map((name) => join(ROOT, name)),
-      join(ROOT, "package-lock.json"),
+      ...["package-lock.json", "rolldown.config.ts"].map((name) => join(ROOT, name)),
     ]))
   ) {
     say("making the product's image");
@@ -180,38 +187,46 @@ async function makeRoot(
   await replace(join(folder, "usr", "sbin", "xeninit"), await readFile(join(SOURCES, "dom0", "init")), 0o755);
   await writeFile(join(folder, "lab", "guest-initrd.gz"), await guestInitrd(packages, cacheDir));
   await copyFile(packages.kernel, join(folder, "lab", "vmlinuz"));
+  const entries = xenEntries({ program: ["/usr/local/bin/sojourn"], dataDir: "/var/lib/sojourn" });
+  takeSteps(stepsToSetUp(entries, folder), folder);
   await makeExt4(image, folder);
   await rm(folder, { recursive: true, force: true });
 }
 
-/** What `npm ci --omit=dev` and the build leave on a user's host, with the Node that the package brings. */
+/** What a user's host has of us: what the build makes, the native modules that it leaves out, and their Node. */
 async function makeProduct({ cacheDir, image }: { cacheDir: string; image: string }): Promise<void> {
   const folder = join(cacheDir, "product");
   await rm(folder, { recursive: true, force: true });
   await mkdir(join(folder, "bin"), { recursive: true });
-  await run(
-    join(ROOT, "node_modules", ".bin", "tsc"),
-    ["-p", "tsconfig.build.json", "--outDir", join(folder, "dist")],
-    {
-      cwd: ROOT,
-      env: { ...process.env, PATH: `${join(ROOT, "node_modules", ".bin")}:${process.env.PATH ?? ""}` },
-    },
-  );
+  const bin = join(ROOT, "node_modules", ".bin");
+  await run(join(bin, "rolldown"), ["-c", "--dir", join(folder, "dist", "node")], {
+    cwd: ROOT,
+    env: { ...process.env, PATH: `${bin}:${process.env.PATH ?? ""}` },
+  });
   await copyFile(join(ROOT, "package.json"), join(folder, "package.json"));
-  const args = ["ls", "--omit=dev", "--all", "--parseable"];
-  const { stdout } = await run("npm", args, { cwd: ROOT, maxBuffer: 16 * MIB }).catch(
-    (error) => error as { stdout: string },
-  );
-  const listed = stdout.split("\n").filter((path) => path.includes("node_modules"));
-  for (const path of listed) {
-    const name = relative(ROOT, path);
-    if (/(?:^|\/)node_modules\/(?:node|@types\/.*)$/.test(name)) continue;
-    await mkdir(dirname(join(folder, name)), { recursive: true });
-    await run("cp", ["-al", path, dirname(join(folder, name))]);
+  for (const name of await withDependencies(NATIVE_MODULES)) {
+    const path = join(folder, "node_modules", name);
+    await mkdir(dirname(path), { recursive: true });
+    await run("cp", ["-rL", join(ROOT, "node_modules", name), path]);
   }
   await copyFile(join(ROOT, "node_modules", "node", "bin", "node"), join(folder, "bin", "node"));
   await makeExt4(image, folder);
   await rm(folder, { recursive: true, force: true });
+}
+
+/** Names of packages with all that they need, those that are installed: others are for other machines. */
+async function withDependencies(names: readonly string[]): Promise<Set<string>> {
+  const found = new Set<string>();
+  const look = async (name: string): Promise<void> => {
+    const file = join(ROOT, "node_modules", name, "package.json");
+    if (found.has(name) || !existsSync(file)) return;
+    found.add(name);
+    const needs = JSON.parse(await readFile(file, "utf8")) as Record<string, Record<string, string>>;
+    for (const other of Object.keys({ ...needs.dependencies, ...needs.optionalDependencies }))
+      await look(other);
+  };
+  for (const name of names) await look(name);
+  return found;
 }
 
 async function makeExt4(image: string, folder: string): Promise<void> {

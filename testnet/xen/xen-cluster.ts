@@ -10,8 +10,8 @@ import { Switch } from "./switch.ts";
 import { type Answer, XenHost } from "./xen-host.ts";
 
 const DATA_DIR = "/var/lib/sojourn/data";
-/** Most of what a daemon loads: the others read and compile it while the first host founds the cluster. */
-const DAEMON_MODULE = "/opt/sojourn/dist/node/daemon.js";
+/** What a daemon loads: the others read and compile it while the first host founds the cluster. */
+const LOAD_DAEMON = `node -e 'import(process.argv[1])' /opt/sojourn/dist/node/daemon-*.js`;
 const DAEMON_LOG = "/var/log/sojourn.log";
 /** Emulated hosts are some fifty times slower than those of iron: what waits for them has to be patient. */
 const PATIENCE = [
@@ -87,7 +87,7 @@ export class XenCluster {
   /** By `init`, `invite` and `join`; resolves when every host believes every other alive. */
   async form(): Promise<void> {
     const [first, ...others] = this.hosts as [XenHost, ...XenHost[]];
-    const warm = Promise.all(others.map((host) => host.run(`node -e 'import("${DAEMON_MODULE}")'`)));
+    const warm = Promise.all(others.map((host) => host.run(LOAD_DAEMON)));
     await first.must(`sojourn init ${optionsOf(first)} --json`);
     await up(first);
     await warm;

@@ -80,6 +80,7 @@ export class XenRun {
     this.#say(`hop ${hop}, ${from} -> ${to}: the guest verifies its disks and memory`);
     const { errors: guestErrors = Number.NaN } = await this.#asks(destination, "verify", "verified");
     const running = await this.#domains();
+    const byHand = hop === 1 ? await this.#byHand({ source, destination }) : [];
     const allowed = bytesAllowed(report);
     const result: XenHop = {
       hop,
@@ -103,6 +104,7 @@ export class XenRun {
           !isReturn || report.diskBytesSent <= allowed,
           `${report.diskBytesSent} of ${allowed}`,
         ),
+        ...byHand,
       ],
     };
     this.hops.push(result);
@@ -127,6 +129,27 @@ export class XenRun {
         check("e2fsck -fn", code === 0, output),
       ],
     };
+  }
+
+  /** `xl create` of what Sojourn has: refused where the domain is not, and beside it where it is. */
+  async #byHand({ source, destination }: { source: XenHost; destination: XenHost }): Promise<Check[]> {
+    const { id } = await this.#show(destination);
+    const config = [
+      ...['name = "byhand"', 'type = "pvh"', "memory = 48", 'kernel = "/lab/vmlinuz"'],
+      `disk = [ "format=raw, vdev=xvda, access=rw, backendtype=phy, script=block-sojourn, target=${id}/root" ]`,
+    ].join("\n");
+    const said = await Promise.all(
+      [source, destination].map(async (host) => {
+        const { code, output } = await host.run(
+          `cat >/tmp/byhand.cfg <<'END'\n${config}\nEND\nxl create /tmp/byhand.cfg`,
+        );
+        return `${code}: ${output}`;
+      }),
+    );
+    return [
+      check("xl by hand where the domain is not", /^[1-9].*xl may not/s.test(said[0]!), said[0]!),
+      check("xl by hand beside the domain", /^[1-9].*is in use by domain/s.test(said[1]!), said[1]!),
+    ];
   }
 
   #show(host: XenHost): Promise<DomainDetail> {

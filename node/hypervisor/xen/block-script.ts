@@ -23,10 +23,23 @@ case "$command" in
     case "$target" in
       *..*|/*) fatal "block-sojourn: $target is not DOMAIN/VBD" ;;
     esac
-    device=$(cat "${DEVICES_FOLDER}/$target" 2>/dev/null)
+    # Whatever fails unasked ends the script, without a sentence.
+    device=$(cat "${DEVICES_FOLDER}/$target" 2>/dev/null || true)
     if [ -z "$device" ] || [ ! -b "$device" ]; then
-      fatal "block-sojourn: $target does not belong to this host; use sojourn migrate or sojourn start, not xl"
+      domain=\${target%%/*}
+      fatal "block-sojourn: Sojourn does not run this domain on this host, so xl may not; 'sojourn show $domain' says where it is, 'sojourn start $domain' boots it there, 'sojourn migrate $domain HOST' brings it"
     fi
+    # One domain at a time, whatever xl was told: a second one under another name would write to the same disk.
+    own=\${XENBUS_PATH#/local/domain/0/}
+    for other in $(xenstore-list backend/vbd 2>/dev/null); do
+      xenstore-exists "/local/domain/$other" || continue
+      for number in $(xenstore-list "backend/vbd/$other" 2>/dev/null); do
+        [ "backend/vbd/$other/$number" = "$own" ] && continue
+        if [ "$(xenstore-read "backend/vbd/$other/$number/params" 2>/dev/null)" = "$target" ]; then
+          fatal "block-sojourn: $target is in use by domain $other of this host"
+        fi
+      done
+    done
     xenstore_write "$XENBUS_PATH/node" "$device"
     write_dev "$device"
     exit 0
