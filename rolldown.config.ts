@@ -17,11 +17,11 @@ export default defineConfig({
   // Native code, which looks for its binaries beside itself.
   external: ["classic-level", "koffi"],
   output: {
-    dir: "dist/node",
+    dir: "dist",
     cleanDir: true,
     format: "esm",
-    entryFileNames: "[name].js",
-    chunkFileNames: "[name]-[hash].js",
+    entryFileNames: "node/[name].js",
+    chunkFileNames: "node/[name]-[hash].js",
     sourcemap: true,
     // Names stay: they are in stack traces, which operators send.
     minify: { compress: true, mangle: false, codegen: true },

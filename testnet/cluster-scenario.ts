@@ -22,6 +22,9 @@ const BACK_MS = 5_000;
 const EXCHANGE_MS = 30_000;
 const CPU_PERCENT_MAX = 1;
 const RSS_MIB_MAX = 150;
+/** Without news of any host or domain at any daemon. */
+const QUIET_SECONDS = 30;
+const QUIET_TIMEOUT_MS = 300_000;
 /** Beyond its limit a check has failed, and is still waited for, to tell by how much. */
 const PATIENCE = 6;
 
@@ -42,7 +45,9 @@ export async function runClusterScenario(args: readonly string[]): Promise<void>
     await cluster.stop();
   }
   if (options.json)
-    process.stdout.write(`${JSON.stringify({ options, checks: scenario.checks }, null, 2)}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ options: { ...options, quiet: QUIET_SECONDS }, checks: scenario.checks }, null, 2)}\n`,
+    );
   if (scenario.checks.some(({ ok }) => !ok)) process.exitCode = 1;
 }
 
@@ -82,28 +87,27 @@ class Scenario {
     await this.#measure("all know all after the last daemon is up", KNOW_ALL_MS, names, "alive", sinceMs);
   }
 
-  /** What is left of the start, garbage and young code, is over after a moment. */
+  /** Rest begins when nothing has changed for a while: what is left of the start is over then. */
   async #rest(): Promise<void> {
+    this.#say(
+      `waiting until nothing has changed for ${QUIET_SECONDS} s, then ${this.#options.rest} s of rest`,
+    );
+    await this.#observers.quiet(QUIET_SECONDS * 1000, QUIET_TIMEOUT_MS);
     const pids = this.#cluster.hosts.map((host) => host.pids());
     const costs = await atRest(pids.flat(), this.#options.rest);
     let next = 0;
     const daemons = pids.map((each) => each.map(() => costs[next++]!));
-    const worst = (of: keyof Rest): number =>
-      Math.max(...daemons.map((processes) => processes.reduce((sum, process) => sum + process[of], 0)));
-    const each = (of: keyof Rest): string =>
-      ["control", "data"]
-        .map((name, index) => `${name} ${median(daemons.map((row) => row[index]?.[of] ?? 0)).toFixed(2)}`)
-        .join(", ");
+    const cpu = figures("CPU", daemons, "cpuPercent");
     this.#check(
       "CPU of a daemon at rest, the worst",
-      worst("cpuPercent"),
+      worst(daemons, "cpuPercent"),
       "%",
       CPU_PERCENT_MAX,
-      `medians: ${each("cpuPercent")}`,
+      cpu,
     );
-    const rss = `medians: ${each("rssMiB")}; PSS: ${each("pssMiB")}, the worst daemon ${worst("pssMiB").toFixed(2)}`;
     // Pages that several processes map, such as the executable's, count whole in each one's RSS.
-    this.#check("RSS of a daemon at rest, the worst", worst("rssMiB"), "MiB", RSS_MIB_MAX, rss);
+    const memory = `${figures("RSS", daemons, "rssMiB")}; ${figures("PSS", daemons, "pssMiB")}`;
+    this.#check("RSS of a daemon at rest, the worst", worst(daemons, "rssMiB"), "MiB", RSS_MIB_MAX, memory);
   }
 
   async #kill(victim: ClusterHost): Promise<void> {
@@ -194,6 +198,30 @@ class Scenario {
   }
 }
 
+/** The processes of each daemon. */
+type Daemons = readonly (readonly Rest[])[];
+
+function worst(daemons: Daemons, of: keyof Rest): number {
+  return Math.max(...sums(daemons, of));
+}
+
+function sums(daemons: Daemons, of: keyof Rest): number[] {
+  return daemons.map((processes) => processes.reduce((sum, process) => sum + process[of], 0));
+}
+
+/** Medians and the worst of a daemon, and of each of its processes. */
+function figures(what: string, daemons: Daemons, of: keyof Rest): string {
+  const both = (name: string, values: readonly number[]): string =>
+    `${name} ${median(values).toFixed(2)}, worst ${Math.max(...values).toFixed(2)}`;
+  const each = ["control", "data"].map((name, index) =>
+    both(
+      name,
+      daemons.map((processes) => processes[index]?.[of] ?? 0),
+    ),
+  );
+  return [`${what}: ${both("median", sums(daemons, of))}`, ...each].join("; ");
+}
+
 function optionsOf(args: readonly string[]): Options {
   const { values } = parseArgs({
     args: [...args],
@@ -202,7 +230,8 @@ function optionsOf(args: readonly string[]): Options {
       /** Times are allowed so many times longer: for a machine that does something else besides. */
       slack: { type: "string", default: "1" },
       changes: { type: "string", default: "40" },
-      rest: { type: "string", default: "15" },
+      /** Seconds of rest that are measured. */
+      rest: { type: "string", default: "60" },
       json: { type: "boolean", default: false },
     },
   });

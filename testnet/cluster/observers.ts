@@ -16,6 +16,7 @@ export class Observers {
   readonly #clients = new Map<string, ControlClient>();
   readonly #waiting = new Set<() => void>();
   readonly #names: ReadonlyMap<string, string>;
+  #newsAtMs = 0;
 
   /** `hosts`: all that will ever be observed. */
   constructor(hosts: readonly ClusterHost[]) {
@@ -26,6 +27,7 @@ export class Observers {
   async observe(host: ClusterHost): Promise<void> {
     await this.forget(host);
     const client = await host.connect();
+    this.#newsAtMs = performance.now();
     this.#clients.set(host.name, client);
     const beliefs = new Map<string, Belief>();
     this.#beliefs.set(host.name, beliefs);
@@ -74,6 +76,17 @@ export class Observers {
     return times.sort((a, b) => a - b);
   }
 
+  /** Resolves when no daemon has told of anything for so long; rejects when that does not come in time. */
+  async quiet(forMs: number, timeoutMs: number): Promise<void> {
+    const deadlineMs = performance.now() + timeoutMs;
+    for (;;) {
+      const restMs = this.#newsAtMs + forMs - performance.now();
+      if (restMs <= 0) return;
+      if (performance.now() > deadlineMs) throw new Error(`the cluster does not rest within ${timeoutMs} ms`);
+      await this.#news(restMs);
+    }
+  }
+
   #by(names: readonly string[] | undefined): [string, Map<string, Belief>][] {
     return [...this.#beliefs].filter(([name]) => names === undefined || names.includes(name));
   }
@@ -87,6 +100,7 @@ export class Observers {
   }
 
   #note(observer: string, event: WatchEvent): void {
+    this.#newsAtMs = performance.now();
     if (event.kind !== "member") return;
     const name = this.#names.get(event.host);
     if (name === undefined) return;
