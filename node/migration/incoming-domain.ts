@@ -150,9 +150,7 @@ export class DomainReception {
    */
   #startGeneration(): Promise<void> {
     const { domains } = this.#parts;
-    this.#generationStarted ??= this.#vbds().then((vbds) =>
-      domains.startGeneration(this.#record(), vbds),
-    );
+    this.#generationStarted ??= this.#vbds().then((vbds) => domains.startGeneration(this.#record(), vbds));
     return this.#generationStarted;
   }
 

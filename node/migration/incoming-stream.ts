@@ -8,7 +8,7 @@ import type { IncomingMemory } from "../hypervisor/hypervisor.ts";
 import type { Channel } from "../network/network.ts";
 import { codec } from "./session.ts";
 
-/** How often the source hears what it may forget: a fraction of what it retains. */
+/** How often the source hears what it may forget: a fraction of what it retains. Also whenever nothing follows. */
 const REPORT_EVERY_BYTES = 1 << 20;
 
 export class IncomingStream {
@@ -16,6 +16,7 @@ export class IncomingStream {
   readonly memory: IncomingMemory;
   taken = 0;
   #reported = 0;
+  #isWaiting = false;
   #turn: Promise<void> = Promise.resolve();
   readonly #onTaken: (offset: number) => void;
 
@@ -58,6 +59,18 @@ export class IncomingStream {
     await this.memory.write(known === 0 ? data : data.subarray(known));
     this.taken = offset + data.length;
     if (this.taken - this.#reported >= REPORT_EVERY_BYTES) this.report();
+    else if (!this.#isWaiting) this.#reportWhenIdle();
+  }
+
+  /** Nothing more came in a turn of the event loop: a source that waits until little is on its way hears of it. */
+  #reportWhenIdle(): void {
+    this.#isWaiting = true;
+    const { taken } = this;
+    setImmediate(() => {
+      this.#isWaiting = false;
+      if (this.taken === taken) this.report();
+      else this.#reportWhenIdle();
+    });
   }
 
   report(): void {

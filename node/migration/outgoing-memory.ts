@@ -14,8 +14,16 @@ import { wait } from "./stall-watch.ts";
 /** A few round trips at 10 Gbit/s and 10 ms; also what a lost link costs to send again. */
 const RETAINED_BYTES_MAX = 16 << 20;
 
-/** The destination acknowledges a mebibyte at a time: one may always be on its way. */
-const DRAINED_BYTES = 3 << 19;
+/**
+ * What may be on its way ahead of a freeze: so much as the way takes within this time. With less a guest could write
+ * faster than its stream goes from one end's acknowledgement to the next.
+ */
+const NARROW_MS = 20;
+const NARROW_BYTES_MIN = 1 << 20;
+/** As good as nothing. */
+const DRAINED_BYTES = 128 << 10;
+/** Over which the way's rate is measured. */
+const RATE_MS = 250;
 /** A guest that writes faster than the link takes it is frozen all the same. */
 const DRAIN_PATIENCE_MS = 1_000;
 
@@ -29,6 +37,10 @@ export class MemoryRelay {
   readonly #limiter: RateLimiter;
   readonly #retained: Chunk[] = [];
   #retainedBytes = 0;
+  /** So much may be kept: then the hypervisor waits. */
+  #window = RETAINED_BYTES_MAX;
+  /** How fast the destination's hypervisor took what there was, the best of a few times. */
+  #rate = { sinceMs: 0, bytes: 0, bytesPerMs: 0 };
   /** Offset after the last byte taken from the hypervisor. */
   #produced = 0;
   /** Index into `#retained` of the next chunk to send on the current channel. */
@@ -53,7 +65,7 @@ export class MemoryRelay {
         this.#produced += data.length;
         this.#retainedBytes += data.length;
         this.#wakeUp();
-        while (this.#retainedBytes >= RETAINED_BYTES_MAX && !this.#stopped) await this.#change();
+        while (this.#retainedBytes >= this.#window && !this.#stopped) await this.#change();
       }
       if (this.#stopped) return;
     }
@@ -81,16 +93,29 @@ export class MemoryRelay {
     }
   }
 
-  /** Resolves when little is on its way, when the relay was stopped, or after `DRAIN_PATIENCE_MS`. */
-  async drained(signal: AbortSignal): Promise<void> {
+  /**
+   * From now on no more is on its way than is gone within `NARROW_MS`: it stands before the memory's tail, and a frozen
+   * domain waits for it. The hypervisor feels it, and sees how fast its stream really is. Resolves when next to nothing
+   * is on its way, when the relay was stopped, or after `DRAIN_PATIENCE_MS`.
+   */
+  async narrow(signal: AbortSignal): Promise<void> {
+    const bytes = Math.max(NARROW_BYTES_MIN, NARROW_MS * this.#rate.bytesPerMs);
+    this.#window = Math.min(RETAINED_BYTES_MAX, bytes);
     const drain = async (): Promise<void> => {
       while (this.#retainedBytes > DRAINED_BYTES && !this.#stopped) await this.#change();
     };
     await Promise.race([drain(), wait(DRAIN_PATIENCE_MS, signal)]);
   }
 
+  /** As before `narrow`: the domain runs on, and its stream may take what the way can. */
+  widen(): void {
+    this.#window = RETAINED_BYTES_MAX;
+    this.#wakeUp();
+  }
+
   /** The destination's hypervisor took everything before `offset`. */
   forget(offset: number): void {
+    this.#measure(offset);
     let chunk = this.#retained[0];
     while (chunk !== undefined && chunk.offset < offset) {
       const { data } = chunk;
@@ -114,6 +139,15 @@ export class MemoryRelay {
     this.#stopped = true;
     this.#channel = undefined;
     this.#wakeUp();
+  }
+
+  #measure(offset: number): void {
+    const nowMs = performance.now();
+    const { sinceMs, bytes, bytesPerMs } = this.#rate;
+    if (nowMs - sinceMs < RATE_MS) return;
+    const rate = sinceMs === 0 ? 0 : (offset - bytes) / (nowMs - sinceMs);
+    // While nothing is sent it is not the way that is slow: an older figure fades.
+    this.#rate = { sinceMs: nowMs, bytes: offset, bytesPerMs: Math.max(rate, bytesPerMs / 2) };
   }
 
   #change(): Promise<void> {

@@ -23,6 +23,7 @@ import type { OutgoingMemory } from "../hypervisor/hypervisor.ts";
 import type { Channel, Connection } from "../network/network.ts";
 import { readBlocks } from "./block-reader.ts";
 import { compareDigests } from "./differing-digests.ts";
+import { FlushAhead } from "./flush-ahead.ts";
 import { MachineDriver } from "./machine-driver.ts";
 import { MemoryRelay } from "./outgoing-memory.ts";
 import { RateLimiter } from "./rate-limiter.ts";
@@ -48,7 +49,7 @@ export class SourceDriver {
   #linking: Promise<void> = Promise.resolve();
   #freezeAttempt = 0;
   #isFreezeAsked = false;
-  #flushing: Promise<void> | undefined;
+  readonly #flushAhead: FlushAhead;
   readonly #startedAtMs: number;
   readonly #frozenWatch: Limit;
   #everLinked = false;
@@ -59,6 +60,7 @@ export class SourceDriver {
     this.context = context;
     this.#parts = parts;
     this.#options = options;
+    this.#flushAhead = new FlushAhead(() => parts.attachment.flush());
     this.#startedAtMs = parts.clock.nowMs();
     const { freezeTimeoutMs } = options;
     this.#frozenWatch = new Limit(freezeTimeoutMs, () =>
@@ -310,14 +312,16 @@ export class SourceDriver {
       await this.#parts.beforeFreeze();
       const memory = this.#memory;
       // What is still on its way would stand before the memory's tail, and be part of the downtime.
-      await memory?.relay.drained(this.#stopping.signal);
+      await memory?.relay.narrow(this.#stopping.signal);
       if (!isWanted() || memory === undefined) return undefined;
       // A guest that waits for an answer would be frozen only when it has it.
       this.#parts.attachment.throttleWrites?.(1);
       const { clock } = this.#parts;
       const askedAtMs = clock.nowMs();
       this.#isFreezeAsked = true;
-      await memory.source.freeze();
+      const frozen = memory.source.freeze();
+      void this.#flushAhead.until(frozen, this.#stopping.signal);
+      await frozen;
       this.meter.frozen(memory.source.stoppedForMs?.() ?? clock.nowMs() - askedAtMs);
       return { type: "domain-frozen", attempt };
     }, isWanted);
@@ -326,17 +330,9 @@ export class SourceDriver {
   async #thaw(): Promise<void> {
     this.#freezeAttempt = -1;
     this.meter.thawed();
+    this.#memory?.relay.widen();
     if (this.#isFreezeAsked) await this.#memory?.source.thaw();
     this.#isFreezeAsked = false;
-  }
-
-  /** With every pass over memory, so that little is left to flush once the domain is frozen. */
-  #flushAhead(): void {
-    // What cannot be flushed now fails again at the fence, and is reported there.
-    this.#flushing ??= this.#parts.attachment.flush().then(
-      () => void (this.#flushing = undefined),
-      () => undefined,
-    );
   }
 
   async #fence(attempt: number): Promise<void> {
@@ -395,7 +391,7 @@ export class SourceDriver {
     });
     this.#memory = { attempt, source, relay };
     source.onRound(({ converged }) => {
-      this.#flushAhead();
+      void this.#flushAhead.once();
       this.#machine.post({ type: "memory-round", attempt, converged });
     });
     this.#later(

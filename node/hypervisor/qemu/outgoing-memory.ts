@@ -32,14 +32,12 @@ const PACED_BYTES_MIN = 2 << 20;
 const ROUNDS_MAX = 30;
 /** A pass that leaves more than this part of what the one before left does not get anywhere. */
 const SHRINK_RATIO = 0.9;
-/** How long a freeze may wait for a pass that ends below the goal. */
-const FREEZE_PATIENCE_MS = 300;
+/** A freeze that finds no pass below its threshold doubles it: meanwhile the guest runs. */
+const LOOSEN_EVERY_MS = 200;
 /** How long a guest stays stopped that QEMU stopped without being asked. */
 const UNASKED_STOP_MS = 250;
 /** Of a migration of an earlier process we get no events of its beginning: it is asked. */
 const EARLIER_POLL_MS = 2;
-/** QEMU's own limit: 2000 seconds. */
-const DOWNTIME_LIMIT_MAX_MS = 2_000_000;
 
 export class QemuOutgoingMemory implements OutgoingMemory {
   readonly stream: AsyncIterable<Uint8Array>;
@@ -51,6 +49,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   #lastRound: Round | undefined;
   #isAsking = false;
   #isPaced = false;
+  /** With so little left QEMU may stop the guest, during a freeze. */
+  #tailBytes = TAIL_BYTES_MIN;
   /** What QEMU sent per second, millions of bits, when nothing held it back. */
   #mbps = 0;
   #givenBytes = 0;
@@ -102,11 +102,10 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     clearTimeout(this.#unasked);
     await this.#restarting;
     const migration = this.#running();
-    if (migration.status !== "pre-switchover") {
-      await this.#steer(this.#lastRound?.remainingBytes ?? 0);
-    }
-    const patience = setTimeout(() => void this.#allowAnyTail().catch(() => {}), FREEZE_PATIENCE_MS);
-    const status = await migration.until("pre-switchover").finally(() => clearTimeout(patience));
+    this.#tailBytes = TAIL_BYTES_MIN;
+    if (migration.status !== "pre-switchover") await this.#steer(this.#lastRound?.remainingBytes ?? 0);
+    const loosening = setInterval(() => void this.#loosen().catch(() => {}), LOOSEN_EVERY_MS);
+    const status = await migration.until("pre-switchover").finally(() => clearInterval(loosening));
     if (status !== "pre-switchover" || this.#state !== "freezing")
       throw gone(`its migration is ${status} before the guest was stopped`);
     this.#state = "frozen";
@@ -264,11 +263,17 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     });
   }
 
-  /** For a freeze: QEMU stops the guest after a pass that leaves about as much as the last one. */
+  /** For a freeze: QEMU stops the guest after a pass that leaves about as much as the last one, and within the goal. */
   async #steer(remainingBytes: number): Promise<void> {
     this.#isPaced = true;
-    const bytes = Math.max(TAIL_BYTES_MIN, 1.5 * remainingBytes);
-    await this.#allowTail(bytes, { bandwidth: pacedBandwidth(remainingBytes) });
+    const wanted = Math.min(1.5 * remainingBytes, goalBytes(this.#mbps));
+    this.#tailBytes = Math.max(this.#tailBytes, wanted);
+    await this.#allowTail(this.#tailBytes, { bandwidth: pacedBandwidth(remainingBytes) });
+  }
+
+  async #loosen(): Promise<void> {
+    this.#tailBytes *= 2;
+    await this.#allowTail(this.#tailBytes, { bandwidth: pacedBandwidth(this.#tailBytes) });
   }
 
   #changed(status: MigrationStatus): void {
@@ -294,10 +299,6 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     });
   }
 
-  async #allowAnyTail(): Promise<void> {
-    await this.#client.execute("migrate-set-parameters", { "downtime-limit": DOWNTIME_LIMIT_MAX_MS });
-  }
-
   async #whyFailed(): Promise<string> {
     const info = await this.#client.execute("query-migrate").catch(() => undefined);
     return info?.["error-desc"] ?? "QEMU gives no reason";
@@ -318,15 +319,19 @@ function pacedBandwidth(remainingBytes: number): number {
   return 10 * Math.max(PACED_BYTES_MIN, 2 * remainingBytes);
 }
 
+function goalBytes(mbps: number): number {
+  return Math.max(TAIL_BYTES_MIN, ((mbps * 1e6) / 8 / 1000) * TAIL_GOAL_MS);
+}
+
 function judge(
   remaining: number,
   { pass, mbps, before }: { pass: number; mbps: number; before: Round | undefined },
 ): Round {
-  const goalBytes = Math.max(TAIL_BYTES_MIN, ((mbps * 1e6) / 8 / 1000) * TAIL_GOAL_MS);
+  const goal = goalBytes(mbps);
   const isStuck = pass > 3 && before !== undefined && remaining > before.remainingBytes * SHRINK_RATIO;
   // A paced pass leaves what a tenth of a second makes dirty: more than one that followed at once.
   const factor = before?.converged === true ? 4 : 1;
-  const converged = remaining <= factor * goalBytes || isStuck || pass >= ROUNDS_MAX;
+  const converged = remaining <= factor * goal || isStuck || pass >= ROUNDS_MAX;
   return { round: pass - 1, remainingBytes: remaining, converged };
 }
 
