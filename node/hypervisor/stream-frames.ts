@@ -28,6 +28,11 @@ export function frameHead(type: keyof typeof FRAME_TYPE, length = 0): Buffer {
   return head;
 }
 
+/** Head and data in one piece: each piece is a message of its own on the way, and a head alone costs as much as data. */
+export function dataFrame(data: Uint8Array): Buffer {
+  return Buffer.concat([frameHead("data", data.length), data]);
+}
+
 /** Keeps no more than a frame's head: data is passed on as it comes. */
 export class FrameReader {
   readonly #head = Buffer.alloc(HEAD_BYTES);

@@ -18,7 +18,7 @@ import type { QmpClient } from "../../qmp/qmp-client.ts";
 import type { DomainFolder } from "../domain-folder.ts";
 import { HypervisorError } from "../errors.ts";
 import type { OutgoingMemory } from "../hypervisor.ts";
-import { frameHead } from "../stream-frames.ts";
+import { dataFrame, frameHead } from "../stream-frames.ts";
 import { gone, type MigrationStatus, QemuMigration } from "./qemu-migration.ts";
 
 type Round = { round: number; remainingBytes: number; converged: boolean };
@@ -210,9 +210,7 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     try {
       const socket = await migration.socket;
       for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
-        const data = chunk as Uint8Array;
-        yield this.#give(frameHead("data", data.length));
-        yield this.#give(data);
+        yield this.#give(dataFrame(chunk as Uint8Array));
       }
     } catch {
       // The migration's status says how it ended.

@@ -2,6 +2,7 @@
 
 import { unlinkSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
+import { MEMORY_CHUNK_SIZE_MAX } from "../../../protocol/limits.ts";
 import type { QmpClient, QmpEvent } from "../../qmp/qmp-client.ts";
 import { HypervisorError } from "../errors.ts";
 
@@ -16,6 +17,9 @@ export type MigrationStatus =
   | "failed"
   /** The connection to QEMU was lost, and QEMU perhaps with it. */
   | "lost";
+
+/** What of the stream is read, and travels, in one piece: whole, with what is put before it. */
+const READ_BYTES = MEMORY_CHUNK_SIZE_MAX / 2;
 
 const CANCELLABLE = ["active", "pre-switchover", "device", "cancelling"] as const;
 const OVER: readonly MigrationStatus[] = ["completed", "cancelled", "failed", "lost"];
@@ -57,7 +61,7 @@ export class QemuMigration {
   ): Promise<QemuMigration> {
     const accepted = Promise.withResolvers<Socket>();
     accepted.promise.catch(() => {});
-    const server = createServer({ pauseOnConnect: true }, (socket) => {
+    const server = createServer({ pauseOnConnect: true, highWaterMark: READ_BYTES }, (socket) => {
       // An error ends the stream; who reads it hears of it there.
       socket.on("error", () => {});
       accepted.resolve(socket);
