@@ -235,6 +235,11 @@ const Xen = z.strictObject({
     description: "folder of the kernels and initrds that domains name; kernels in the data folder unless set",
     placeholder: "folder",
   }),
+  configFolder: option(z.string().min(1).default("/etc/xen/sojourn"), {
+    description: "folder of the configurations of the domains that are here: to read, and for `xl` to refuse",
+    reason: "beside the administrator's own, and not among those of /etc/xen/auto",
+    placeholder: "folder",
+  }),
 });
 
 export const NodeConfigSchema = z

@@ -54,6 +54,24 @@ const WORDS = {
     ({ paths }) =>
       `look at ${paths.length === 1 ? "it" : "them"}, move out of the way what you do not need, and run this again`,
   ),
+  XL_CONFIG: entry<{ file: string; problems: readonly string[] }>(
+    2,
+    "A configuration of xl asks for what cannot be carried to another host.",
+    ({ file, problems }) => `${file} cannot be carried as it is: ${problems.join("; ")}`,
+    () => "change it, or a copy of it, as the lines say; nothing was done",
+  ),
+  XL_AUTOSTART: entry<{ file: string; link: string }>(
+    1,
+    "The service xendomains would boot the domain beside us.",
+    ({ file, link }) => `${link} makes xendomains boot ${file} at every boot, wherever the domain is by then`,
+    ({ link }) => `rm ${link}: \`sojourn undrain\` boots the domains that are here`,
+  ),
+  XL_RUNNING: entry<{ name: string }>(
+    1,
+    "A domain of this name runs, and xl has started it.",
+    ({ name }) => `xl runs ${name} now, on disks that it would share with itself`,
+    ({ name }) => `\`xl shutdown -w ${name}\` first: it is booted again under Sojourn`,
+  ),
   SETUP_IN_USE: entry<{ domains: readonly string[] }>(
     1,
     "Domains run on what `setup --undo` would remove.",

@@ -59,6 +59,7 @@ const CLI_MAY_IMPORT = [
   "node/doctor/finding.ts",
   "node/doctor/host.ts",
   // `setup` prepares a host for a daemon.
+  "node/setup/from-xl.ts",
   "node/setup/host-entries.ts",
   "node/setup/systemd.ts",
   "node/setup/xen.ts",

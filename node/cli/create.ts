@@ -9,7 +9,8 @@ import { printable, UsageError } from "./output.ts";
 
 type CreateCliOptions = ApiOptions & {
   hypervisor: string;
-  memory: number;
+  fromXl?: string;
+  memory?: number;
   vbd?: VbdRequest[];
   image?: string;
   flatten?: boolean;
@@ -24,9 +25,10 @@ export function addCreate(program: Command): void {
     summary: "create a domain on this host and start it",
     example: "sojourn create web --memory 64MiB --vbd root=4GiB --workload web",
   })
-    .argument("<name>", "the domain's name")
+    .argument("[name]", "the domain's name")
     .option("--hypervisor <kind>", "the adapter that runs it", "wasm")
-    .requiredOption("--memory <size>", "the guest's memory", size)
+    .option("--from-xl <file>", "xen: all of it from a configuration of xl, whose disks stay where they are")
+    .option("--memory <size>", "the guest's memory", size)
     .option(
       "--vbd <name=size|name=path>",
       "a new vbd, or a file or device as it is; repeatable",
@@ -38,11 +40,23 @@ export function addCreate(program: Command): void {
     .option("--seed <n>", "wasm: seed of the workload", integer({ min: 1 }))
     .option("--fill <size>", "wasm: how much the guest writes to its vbds first", size)
     .option("--config <json>", "settings of another hypervisor adapter, as JSON")
-    .action(async (name: string, options: CreateCliOptions) => {
-      const params = createParams(name, options);
+    .action(async (name: string | undefined, options: CreateCliOptions) => {
+      const { fromXl } = options;
+      const { params, notes } =
+        fromXl === undefined
+          ? { params: createParams(name, options), notes: [] }
+          : await paramsFromXl(name, { ...options, fromXl });
       await withClient(options, async (client) => {
         const done = await client.call("create", params);
-        printResult(options, done, () => `created ${printable(done.name)} (${printable(done.domain)})\n`);
+        const lines = [
+          `created ${printable(done.name)} (${printable(done.domain)})`,
+          ...notes.map((note) => `  ${printable(note)}`),
+        ];
+        printResult(
+          options,
+          { ...done, ...(fromXl !== undefined && { notes }) },
+          () => `${lines.join("\n")}\n`,
+        );
       });
     });
 }
@@ -57,14 +71,32 @@ function vbdRequest(text: string): VbdRequest {
   return { name, sizeBytes: size(value) };
 }
 
-function createParams(name: string, options: CreateCliOptions): Api["create"]["params"] {
+function createParams(name: string | undefined, options: CreateCliOptions): Api["create"]["params"] {
+  const { hypervisor, memory } = options;
+  if (name === undefined) throw new UsageError("the domain needs a name");
+  if (memory === undefined) throw new UsageError("--memory says how much the guest gets");
   return {
     name,
-    hypervisor: options.hypervisor,
-    memoryBytes: options.memory,
+    hypervisor,
+    memoryBytes: memory,
     vbds: withImage(options.vbd ?? [], options),
     config: adapterConfig(options),
   };
+}
+
+async function paramsFromXl(
+  name: string | undefined,
+  { fromXl, ...options }: CreateCliOptions & { fromXl: string },
+): Promise<{ params: Api["create"]["params"]; notes: string[] }> {
+  for (const other of ["memory", "vbd", "image", "flatten", "workload", "seed", "fill", "config"] as const) {
+    if (options[other] !== undefined) throw new UsageError(`--from-xl says it all: no --${other} beside it`);
+  }
+  const { readXlDomain } = await import("../setup/from-xl.ts");
+  const file = resolve(fromXl);
+  const { notes, config, ...domain } = await readXlDomain(file);
+  const params = { ...domain, hypervisor: "xen", config: JSON.stringify(config) };
+  const warning = `\`xl create ${file}\` would still boot it on the same disks, unseen: move that file away`;
+  return { params: { ...params, name: name ?? domain.name }, notes: [...notes, warning] };
 }
 
 function withImage(

@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import { CPUS_MAX, KernelName, MacAddress, NICS_MAX, parseSettings, TEXT_MAX, Word } from "../settings.ts";
+import { XenOptions } from "./options.ts";
 
 export const XenConfig = z.strictObject({
   type: z.enum(["pvh", "hvm", "pv"]).default("pvh"),
@@ -19,10 +20,19 @@ export const XenConfig = z.strictObject({
       z.strictObject({
         mac: MacAddress,
         bridge: Word.default("xenbr0").describe("of that name on every host"),
+        type: z.enum(["vif", "ioemu"]).exactOptional(),
+        ...{ model: Word.exactOptional(), rate: Word.exactOptional(), vifname: Word.exactOptional() },
       }),
     )
     .max(NICS_MAX)
     .default([]),
+  vdevs: z
+    .array(z.string().regex(/^(?:xvd[a-z]{1,2}|hd[a-d]|sd[a-p])\d{0,2}$/))
+    .max(26)
+    .default([])
+    .describe("what the guest calls its disks, in the order of the vbds; xvda, xvdb and so on without it"),
+  bootloader: z.enum(["pygrub"]).exactOptional(),
+  options: XenOptions.default({}).describe("further settings of xl.cfg, by their names there"),
   tscMode: z.enum(["default", "always_emulate", "native"]).default("default"),
 });
 export type XenConfig = z.infer<typeof XenConfig>;
@@ -32,6 +42,8 @@ export type XenHostOptions = {
   /** The command `xl`. */
   xl: string;
   kernelFolder: string;
+  /** Where the configurations lie of domains that are here. */
+  configFolder: string;
 };
 
 /** Reads a domain's settings. Throws `HYPERVISOR_BAD_SPEC`. */

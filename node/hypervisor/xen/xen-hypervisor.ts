@@ -15,6 +15,7 @@ import { HypervisorError } from "../errors.ts";
 import type { DomainSpec, DomainStatus, Hypervisor, IncomingMemory, OutgoingMemory } from "../hypervisor.ts";
 import { installBlockScript } from "./block-script.ts";
 import { parseXenConfig, type XenHostOptions } from "./config.ts";
+import { placeConfig, removeConfig } from "./config-file.ts";
 import { incomingXen } from "./incoming-memory.ts";
 import { XenOutgoingMemory } from "./outgoing-memory.ts";
 import { checkReceivedConfig } from "./received-config.ts";
@@ -86,6 +87,7 @@ export class XenHypervisor implements Hypervisor {
       await this.#clear(spec.id).catch(() => undefined);
       throw error;
     }
+    this.#place(spec);
     this.#log?.info("domain created", { domain: spec.id });
   }
 
@@ -119,6 +121,7 @@ export class XenHypervisor implements Hypervisor {
       else await this.#xl.unpause(domain.domid);
     }
     if (domain.name !== spec.name) await this.#xl.rename(domain.domid, spec.name);
+    this.#place(spec);
   }
 
   async shutdown(id: string): Promise<void> {
@@ -216,7 +219,29 @@ export class XenHypervisor implements Hypervisor {
     const file = await this.#folder(id).domain();
     await this.#remove(id);
     await this.#letGo(id, file?.spec.vbds ?? []);
+    if (file !== undefined) removeConfig({ folder: this.#host.configFolder, spec: file.spec });
     await this.#folder(id).remove();
+  }
+
+  /** The domain runs: that its configuration cannot be shown is for the log. */
+  #place(spec: DomainSpec): void {
+    const folder = this.#host.configFolder;
+    try {
+      const text = xlConfig(spec, parseXenConfig(spec.config), this.#host);
+      if (placeConfig({ folder, spec }, text)) return;
+      this.#log?.warn("a file of somebody else's has the name of a domain's configuration", {
+        domain: spec.id,
+        folder,
+        name: spec.name,
+      });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#log?.warn("a domain's configuration could not be put in place", {
+        domain: spec.id,
+        folder,
+        reason,
+      });
+    }
   }
 
   async #remove(id: string): Promise<void> {

@@ -21,8 +21,9 @@ export function xlConfig(spec: DomainSpec, config: XenConfig, host: XenHostOptio
     `vcpus = ${config.cpus}`,
     ...bootLines(config, host),
     `tsc_mode = "${config.tscMode}"`,
-    `disk = [ ${spec.vbds.map((vbd, index) => `"${diskOf(spec.id, vbd.name, index)}"`).join(", ")} ]`,
-    `vif = [ ${config.vifs.map(({ mac, bridge }) => `"mac=${mac}, bridge=${bridge}"`).join(", ")} ]`,
+    `disk = [ ${spec.vbds.map((vbd, index) => `"${diskOf(spec.id, vbd.name, vdevOf(config, index))}"`).join(", ")} ]`,
+    `vif = [ ${config.vifs.map((vif) => `"${vifOf(vif)}"`).join(", ")} ]`,
+    ...Object.entries(config.options).map(([key, value]) => `${key} = ${JSON.stringify(value)}`),
     // Whoever looks for the domain afterwards is to find what is left of it.
     'on_crash = "preserve"',
     "",
@@ -45,13 +46,27 @@ export function checkXenSpec({ id, name, memoryBytes, vbds }: DomainSpec): void 
 }
 
 /** What the block script is told: whose vbd it is, and nothing of the host. */
-function diskOf(domain: string, vbd: string, index: number): string {
-  const device = `xvd${String.fromCharCode(97 + index)}`;
-  return `format=raw, vdev=${device}, access=rw, backendtype=phy, script=${BLOCK_SCRIPT}, target=${domain}/${vbd}`;
+function diskOf(domain: string, vbd: string, vdev: string): string {
+  return `format=raw, vdev=${vdev}, access=rw, backendtype=phy, script=${BLOCK_SCRIPT}, target=${domain}/${vbd}`;
 }
 
-function bootLines({ kernel, initrd, append }: XenConfig, host: XenHostOptions): string[] {
-  if (kernel === undefined) return [];
+function vdevOf({ vdevs }: XenConfig, index: number): string {
+  return vdevs[index] ?? `xvd${String.fromCharCode(97 + index)}`;
+}
+
+function vifOf(vif: XenConfig["vifs"][number]): string {
+  return Object.entries(vif)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(", ");
+}
+
+function bootLines({ kernel, initrd, append, bootloader }: XenConfig, host: XenHostOptions): string[] {
+  if (kernel === undefined) {
+    return [
+      ...(bootloader === undefined ? [] : [`bootloader = "${bootloader}"`]),
+      ...(append === "" ? [] : [`extra = "${append}"`]),
+    ];
+  }
   return [
     `kernel = "${kernelFile(kernel, host)}"`,
     ...(initrd === undefined ? [] : [`ramdisk = "${kernelFile(initrd, host)}"`]),

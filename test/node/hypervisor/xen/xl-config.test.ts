@@ -27,7 +27,7 @@ describe("a specification as xl's configuration", () => {
 
   function configOf(settings: object, spec: Partial<DomainSpec> = {}): string {
     const config = parseXenConfig(JSON.stringify(settings));
-    return xlConfig({ ...SPEC, ...spec }, config, { xl: "xl", kernelFolder: folder });
+    return xlConfig({ ...SPEC, ...spec }, config, { xl: "xl", kernelFolder: folder, configFolder: folder });
   }
 
   it("names whose vbds they are, and nothing of the host", () => {
@@ -60,7 +60,33 @@ describe("a specification as xl's configuration", () => {
     }
   });
 
+  it("gives the guest's disks the names that they had, its interfaces and its further settings", () => {
+    const vif = { mac: "00:16:3e:00:00:01", bridge: "br0", type: "vif", rate: "10Mb/s" };
+    const options = { localtime: 1, boot: "cd" };
+    const text = configOf({
+      vdevs: ["xvda1", "hdc"],
+      vifs: [vif],
+      options,
+      bootloader: "pygrub",
+      type: "pv",
+    });
+    expect(text).toContain("vdev=xvda1,");
+    expect(text).toContain("vdev=hdc,");
+    for (const line of [
+      'vif = [ "mac=00:16:3e:00:00:01, bridge=br0, type=vif, rate=10Mb/s" ]',
+      "localtime = 1",
+      'boot = "cd"',
+      'bootloader = "pygrub"',
+    ]) {
+      expect(text.split("\n")).toContain(line);
+    }
+  });
+
   it.each([
+    ["a boot loader of a peer's choice", { bootloader: "/tmp/x" }],
+    ["a further setting that runs a program", { options: { device_model_override: "/tmp/x" } }],
+    ["a screen that listens to a network", { options: { vnclisten: "0.0.0.0" } }],
+    ["a disk's name that brings more", { vdevs: ["xvda, script=/tmp/x"] }],
     ["a command line that ends the quotes", { append: 'x" \ndisk = []' }],
     ["a kernel that climbs", { kernel: "../../etc/shadow" }],
     ["a setting that nobody knows", { device_model_override: "/tmp/x" }],
