@@ -102,17 +102,20 @@ export class JournalRepository implements MigrationJournal {
 
   async #operationsOf(changes: Commit): Promise<WriteOperation[]> {
     const { domains, vbds, generations, replicas, placements, history, custody } = this.#repositories;
-    const operations: WriteOperation[] = [];
+    const { domain, log, custody: certificates } = changes;
+    // Each reads before it writes: at once, as a frozen guest may be waiting for all of them.
+    const [ofDomain, ofLog, ofCustody] = await Promise.all([
+      domain === undefined ? [] : domains.putOperations(domain),
+      log === undefined ? [] : generations.replaceOperations(log.domain, log.entries),
+      certificates === undefined ? [] : custody.putOperations(certificates),
+    ]);
+    const operations: WriteOperation[] = [...ofDomain, ...ofLog, ...ofCustody];
     if (changes.journalRemoved !== undefined) operations.push(this.#records.remove(changes.journalRemoved));
     if (changes.journal !== undefined) {
       operations.push(this.#records.put([changes.journal.record.migration], changes.journal));
     }
-    if (changes.domain !== undefined) operations.push(...(await domains.putOperations(changes.domain)));
     for (const vbd of changes.vbds ?? []) operations.push(vbds.putOperation(vbd));
     for (const replica of changes.replicas ?? []) operations.push(replicas.putOperation(replica));
-    if (changes.log !== undefined) {
-      operations.push(...(await generations.replaceOperations(changes.log.domain, changes.log.entries)));
-    }
     if (changes.logEntry !== undefined) {
       assert(changes.log === undefined, "a commit changes the log one way");
       operations.push(
@@ -121,7 +124,6 @@ export class JournalRepository implements MigrationJournal {
     }
     if (changes.placement !== undefined) operations.push(placements.putOperation(changes.placement));
     if (changes.history !== undefined) operations.push(...(await history.addOperations(changes.history)));
-    if (changes.custody !== undefined) operations.push(...(await custody.putOperations(changes.custody)));
     return operations;
   }
 

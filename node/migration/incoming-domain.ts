@@ -187,10 +187,11 @@ export class DomainReception {
     const { domains, metadata } = this.#parts;
     const { domain } = this.#incoming;
     await copies?.close();
-    const record = await metadata.domains.get(domain.id);
-    if (record === undefined) throw new Error(`no record of domain ${domain.id}`);
     const staged = this.#staged;
     this.#staged = undefined;
+    // What was staged is as the journal has it by now: nothing need be read again while the guest waits.
+    const record = staged === undefined ? await metadata.domains.get(domain.id) : this.#record();
+    if (record === undefined) throw new Error(`no record of domain ${domain.id}`);
     const attachment =
       staged === undefined
         ? await domains.open(record, this.#arrivals(hooks))

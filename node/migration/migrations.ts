@@ -22,6 +22,7 @@ import { DestinationDriver } from "./destination-driver.ts";
 import { DomainReception, type IncomingDomainParts } from "./incoming-domain.ts";
 import { readMemoryOpen } from "./incoming-stream.ts";
 import { type Outcome, OutgoingMigration, type OutgoingParts } from "./outgoing-migration.ts";
+import { PhaseNews } from "./phase-news.ts";
 import { codec, Session, toError } from "./session.ts";
 
 export type MigrationsParts = CopiesParts &
@@ -309,6 +310,7 @@ export class Migrations {
     const reception = new DomainReception(this.#parts, incoming);
     const parts = this.#parts;
     let phase = initial.phase;
+    const others = new PhaseNews(() => parts.changed(domain.id));
     const driver = new DestinationDriver(
       migration,
       initial,
@@ -328,7 +330,6 @@ export class Migrations {
           ]);
           const facts = { self: parts.self, nowMs: parts.clock.wallMs(), known, ownReplica, prepared };
           await parts.metadata.journal.commit(destinationCommit(domain.id, record, facts));
-          if (record.phase === "owner") parts.changed(domain.id);
           if (record.phase === "synchronised") await reception.forgetMissing();
         },
         forget: () => parts.metadata.journal.remove(migration),
@@ -343,7 +344,7 @@ export class Migrations {
           if (state.phase === phase) return;
           phase = state.phase;
           parts.log.info("phase changed", { migration, domain: domain.id, to: phase });
-          parts.changed(domain.id);
+          others.tell(phase);
           if (isOver(state)) this.#retire();
         },
       },

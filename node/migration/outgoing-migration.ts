@@ -17,6 +17,7 @@ import type { HostSigner } from "../host-signer.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
 import { certify } from "../recovery/certificates.ts";
+import { PhaseNews } from "./phase-news.ts";
 import { sourceCommit } from "./source-commits.ts";
 import { hasEnded, SourceDriver } from "./source-driver.ts";
 import type { SourceOptions } from "./source-parts.ts";
@@ -74,6 +75,9 @@ export class OutgoingMigration {
   /** The end of the domain's chain of custody, read before the domain is frozen. */
   #lastCertificate: CustodyRecord | undefined;
   #nextCertificate: CustodyRecord | undefined;
+  /** As it is while the domain is frozen. */
+  #record: Promise<DomainRecord | undefined> | undefined;
+  readonly #others = new PhaseNews(() => this.#parts.changed(this.#domain.id));
   #lastProgressMs = 0;
   #lastPhase: SourceState["phase"] | undefined;
   #cancelReason: string | undefined;
@@ -215,16 +219,18 @@ export class OutgoingMigration {
 
   async #persist(record: SourceRecord): Promise<void> {
     const { metadata, self, clock } = this.#parts;
-    const domain = (await metadata.domains.get(this.#domain.id)) ?? this.#domain;
+    const ahead = record.phase === "handed-over" ? this.#record : undefined;
+    const domain = (await (ahead ?? metadata.domains.get(this.#domain.id))) ?? this.#domain;
     const facts = { self, nowMs: clock.wallMs(), domain, context: this.context, written: this.#written };
     await metadata.journal.commit({ ...sourceCommit(record, facts), ...this.#custody(record) });
-    if (record.phase === "handed-over") this.#parts.changed(this.#domain.id);
   }
 
-  /** The certificate is made while the memory's tail is on its way: nobody has to wait for it afterwards. */
+  /** What the handover needs is made while the memory's tail is on its way: nobody has to wait for it afterwards. */
   #fenced(written: readonly BlockBitmap[]): void {
     this.#written = written;
-    const { self, clock, sign } = this.#parts;
+    const { self, clock, sign, metadata } = this.#parts;
+    this.#record = metadata.domains.get(this.#domain.id);
+    this.#record.catch(() => undefined);
     const { generation, destination, domain } = this.context;
     const before = this.#lastCertificate;
     if (before !== undefined && before.certificate.generation > generation) return;
@@ -267,6 +273,8 @@ export class OutgoingMigration {
         to: state.phase,
       });
     this.#lastPhase = state.phase;
+    if (isNewPhase && (state.phase === "handing-over" || state.phase === "post-copy"))
+      this.#others.tell(state.phase);
     if (this.#driver !== undefined && (isNewPhase || now - this.#lastProgressMs >= PROGRESS_EVERY_MS)) {
       this.#lastProgressMs = now;
       const progress = this.#driver.meter.progress(state);
