@@ -6,11 +6,12 @@
 import { join } from "node:path";
 import { formatDuration } from "../../node/cli/format.ts";
 import { StatusLine } from "../status-line.ts";
+import type { Check } from "../tour-checks.ts";
 import { hopsOf, hostsOf } from "../tour-options.ts";
 import { xenImages } from "./dom0-image.ts";
 import { xenPackages } from "./packages.ts";
 import { daemonLog, XenCluster } from "./xen-cluster.ts";
-import { parseXenOptions } from "./xen-options.ts";
+import { parseXenOptions, type XenRunOptions } from "./xen-options.ts";
 import { formatXenRun, summaryOf } from "./xen-report.ts";
 import { CONSOLES, XenRun } from "./xen-run.ts";
 
@@ -34,12 +35,10 @@ async function main(): Promise<boolean> {
   const run = new XenRun(cluster, options, say);
   try {
     await run.begin();
-    const hops = hopsOf(options);
-    for (const hop of hops) {
-      const result = await run.hop(hop);
-      if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
-    }
-    const last = await run.finish(hops.at(-1)!.to);
+    const { at, checks } =
+      options.break.length > 0 ? await breakAll(run, options) : await journey(run, options);
+    const finished = await run.finish(at);
+    const last = { ...finished, checks: [...checks, ...finished.checks] };
     status.end();
     const elapsedMs = Math.round(performance.now() - startedAtMs);
     const summary = summaryOf(run.hops, { ...last, elapsedMs, xenVersion: packages.xenVersion });
@@ -61,6 +60,30 @@ async function main(): Promise<boolean> {
   } finally {
     await cluster.stop();
   }
+}
+
+type Course = { at: string; checks: Check[] };
+
+async function journey(run: XenRun, options: XenRunOptions): Promise<Course> {
+  const hops = hopsOf(options);
+  for (const hop of hops) {
+    const result = await run.hop(hop);
+    if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+  }
+  return { at: hops.at(-1)!.to, checks: [] };
+}
+
+/** One after the other, each from where the one before has left the domain. */
+async function breakAll(run: XenRun, options: XenRunOptions): Promise<Course> {
+  const checks: Check[] = [];
+  let at = options.route[0]!;
+  for (const step of options.break) {
+    const result = await run.break(step, at);
+    process.stdout.write(`${JSON.stringify(result)}\n`);
+    at = result.runsOn;
+    checks.push(...result.checks);
+  }
+  return { at, checks };
 }
 
 /** What the daemons and Xen have to say about it. */

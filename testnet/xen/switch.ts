@@ -12,6 +12,7 @@ const QUEUE_BYTES_MAX = 8 << 20;
 export class Switch {
   readonly #server: Server;
   readonly #ports = new Set<Socket>();
+  #isCut = false;
 
   private constructor() {
     this.#server = createServer((socket) => this.#join(socket));
@@ -24,6 +25,15 @@ export class Switch {
       it.#server.listen(path, resolve);
     });
     return it;
+  }
+
+  /** What is sent from now on is lost, as with a cable that was pulled. */
+  cut(): void {
+    this.#isCut = true;
+  }
+
+  mend(): void {
+    this.#isCut = false;
   }
 
   async stop(): Promise<void> {
@@ -46,6 +56,7 @@ export class Switch {
   }
 
   #pass(from: Socket, frames: Buffer): void {
+    if (this.#isCut) return;
     for (const port of this.#ports) {
       if (port !== from && port.writableLength < QUEUE_BYTES_MAX) port.write(frames);
     }

@@ -18,6 +18,8 @@ const PATIENCE = [
   ...["--migration-freeze-timeout-ms", "240000"],
   ...["--migration-stall-timeout-ms", "60000"],
   ...["--membership-timings", "wan"],
+  // They are killed on purpose.
+  "--faults",
 ];
 const GUEST_MEMORY_MIB = 220;
 const DOM0_MEMORY_MIB = 760;
@@ -29,12 +31,12 @@ const POLL_MS = 500;
 export class XenCluster {
   readonly folder: string;
   readonly hosts: readonly XenHost[];
-  readonly #network: Switch;
+  readonly network: Switch;
 
   constructor(folder: string, hosts: readonly XenHost[], network: Switch) {
     this.folder = folder;
     this.hosts = hosts;
-    this.#network = network;
+    this.network = network;
   }
 
   static async start(
@@ -80,7 +82,7 @@ export class XenCluster {
 
   async stop(): Promise<void> {
     await Promise.all(this.hosts.map((host) => host.stop()));
-    await this.#network.stop();
+    await this.network.stop();
     await rm(this.folder, { recursive: true, force: true });
   }
 
@@ -89,14 +91,14 @@ export class XenCluster {
     const [first, ...others] = this.hosts as [XenHost, ...XenHost[]];
     const warm = Promise.all(others.map((host) => host.run(LOAD_DAEMON)));
     await first.must(`sojourn init ${optionsOf(first)} --json`);
-    await up(first);
+    await this.up(first);
     await warm;
     if (others.length === 0) return;
     const { token } = await first.call("invite", { uses: others.length });
     await Promise.all(
       others.map(async (host) => {
         await host.must(`sojourn join '${token}' ${optionsOf(host)} --json`);
-        await up(host);
+        await this.up(host);
       }),
     );
     const deadline = performance.now() + UP_TIMEOUT_MS;
@@ -109,27 +111,35 @@ export class XenCluster {
       }
     }
   }
+
+  /** Resolves when the host's daemon answers; also for one that died. */
+  async up(host: XenHost): Promise<void> {
+    await host.must(
+      `mkdir -p ${DATA_DIR}/kernels; ln -sf /lab/vmlinuz /lab/guest-initrd.gz ${DATA_DIR}/kernels/`,
+    );
+    const ups = `grep -c '"daemon is up"' ${DAEMON_LOG} 2>/dev/null || true`;
+    const before = Number(await host.must(ups));
+    await host.must(
+      `setsid sojourn up --data-dir ${DATA_DIR} ${PATIENCE.join(" ")} >>${DAEMON_LOG} 2>&1 & disown`,
+    );
+    const deadline = performance.now() + UP_TIMEOUT_MS;
+    while (!(Number(await host.must(ups)) > before)) {
+      if (performance.now() > deadline)
+        throw new Error(`the daemon of ${host.name}: ${await daemonLog(host, 10)}`);
+      await pause(POLL_MS);
+    }
+  }
+
+  /** Whether there is a process of its daemon. */
+  async isUp(host: XenHost): Promise<boolean> {
+    return (await host.run("pgrep -f 'dist/node/bin.js up'")).code === 0;
+  }
 }
 
 /** What the daemon of a host said, the last lines of it. */
 export async function daemonLog(host: XenHost, lines: number): Promise<string> {
   const { output }: Answer = await host.run(`tail -n ${lines} ${DAEMON_LOG}`);
   return output;
-}
-
-async function up(host: XenHost): Promise<void> {
-  await host.must(
-    `mkdir -p ${DATA_DIR}/kernels; ln -sf /lab/vmlinuz /lab/guest-initrd.gz ${DATA_DIR}/kernels/`,
-  );
-  await host.must(
-    `setsid sojourn up --data-dir ${DATA_DIR} ${PATIENCE.join(" ")} >>${DAEMON_LOG} 2>&1 & disown`,
-  );
-  const deadline = performance.now() + UP_TIMEOUT_MS;
-  while ((await host.run(`grep -q '"daemon is up"' ${DAEMON_LOG}`)).code !== 0) {
-    if (performance.now() > deadline)
-      throw new Error(`the daemon of ${host.name}: ${await daemonLog(host, 10)}`);
-    await pause(POLL_MS);
-  }
 }
 
 function optionsOf({ name, address }: XenHost): string {

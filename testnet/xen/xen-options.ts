@@ -1,8 +1,9 @@
 /** The command line of `npm run xen`. */
 
-import { Command } from "commander";
+import { Command, InvalidArgumentError } from "commander";
 import { integer, size } from "../../node/cli/arguments.ts";
 import { hopsOf, route } from "../tour-options.ts";
+import { BREAKS } from "./breaks.ts";
 
 export type XenRunOptions = {
   route: readonly string[];
@@ -13,6 +14,8 @@ export type XenRunOptions = {
   blocksPerSecond: number;
   filesPerSecond: number;
   fast?: boolean;
+  /** Names of `BREAKS`; empty: an ordinary journey. */
+  break: readonly string[];
   keep?: boolean;
   json?: boolean;
 };
@@ -26,6 +29,12 @@ export function parseXenOptions(argv: readonly string[]): XenRunOptions {
     .description("takes a running PVH domain with its memory and its disks through nested Xen hosts")
     .option("--route <hosts>", "where the domain goes, one name after the other", route, ROUTE)
     .option("--fast", `two hosts: ${FAST_ROUTE.join(",")}`)
+    .option(
+      "--break <steps>",
+      `breaks a migration each: ${Object.keys(BREAKS).join(", ")}; several with commas between, or all`,
+      breaks,
+      [],
+    )
     .option("--memory <size>", "of the guest", size, 144 << 20)
     .option("--disk-size <size>", "of the vbd with the file system", size, 64 << 20)
     .option("--second-size <size>", "of the vbd without one", size, 16 << 20)
@@ -36,7 +45,15 @@ export function parseXenOptions(argv: readonly string[]): XenRunOptions {
     .option("--json", "one JSON object per hop, then the summary")
     .parse(argv, { from: "user" });
   const options = command.opts<XenRunOptions>();
-  const chosen = options.fast ? { ...options, route: FAST_ROUTE } : options;
+  const isShort = options.fast || options.break.length > 0;
+  const chosen = isShort ? { ...options, route: FAST_ROUTE } : options;
   hopsOf(chosen);
   return chosen;
+}
+
+function breaks(text: string): readonly string[] {
+  const names = text === "all" ? Object.keys(BREAKS) : text.split(",");
+  const unknown = names.find((name) => !Object.hasOwn(BREAKS, name));
+  if (unknown === undefined) return names;
+  throw new InvalidArgumentError(`There is no ${unknown}.`);
 }

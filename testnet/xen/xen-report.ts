@@ -13,6 +13,21 @@ export type XenHop = HopReport & {
   checks: readonly Check[];
 };
 
+/** What became of a migration that was broken. */
+export type XenBreak = {
+  break: string;
+  what: string;
+  from: string;
+  to: string;
+  /** Where it runs now, and for how long the guest's host was not settled. */
+  runsOn: string;
+  settledMs: number;
+  guestErrors: number;
+  /** What `show` said of it on each host, while it was not settled: every answer once. */
+  said: readonly string[];
+  checks: readonly Check[];
+};
+
 export type XenSummary = {
   ok: boolean;
   failed: readonly string[];

@@ -4,10 +4,11 @@ import { setTimeout as pause } from "node:timers/promises";
 import type { DomainDetail } from "../../node/control/api.ts";
 import { type Check, check } from "../tour-checks.ts";
 import type { Hop } from "../tour-options.ts";
+import { BREAKS } from "./breaks.ts";
 import { daemonLog, type XenCluster } from "./xen-cluster.ts";
 import type { XenHost } from "./xen-host.ts";
 import type { XenRunOptions } from "./xen-options.ts";
-import { bytesAllowed, type XenHop } from "./xen-report.ts";
+import { bytesAllowed, type XenBreak, type XenHop } from "./xen-report.ts";
 
 const DOMAIN = "linux";
 const POLL_MS = 500;
@@ -109,6 +110,68 @@ export class XenRun {
     };
     this.hops.push(result);
     return result;
+  }
+
+  /** One migration from where the domain is, broken; then the guest is asked. */
+  async break(step: string, from: string): Promise<XenBreak> {
+    const { what, ends, run } = BREAKS[step]!;
+    const source = this.#cluster.host(from);
+    const destination = this.#cluster.hosts.find((host) => host !== source)!;
+    const say = (words: string): void => this.#say(`${step}: ${words}`);
+    say(what);
+    await destination.must(`rm -f ${CONSOLES}`);
+    const migrate = (): void => {
+      source
+        .call("migrate", { domain: DOMAIN, to: destination.name })
+        .catch((error: Error) => say(error.message));
+    };
+    await run({ cluster: this.#cluster, domain: DOMAIN, source, destination, migrate, say });
+    const brokenAtMs = performance.now();
+    say("waiting until it has settled");
+    const said = new Set<string>();
+    const runsOn = await this.#settled(said);
+    const settledMs = Math.round(performance.now() - brokenAtMs);
+    say(`the guest verifies on ${runsOn}`);
+    const { errors: guestErrors = Number.NaN } = await this.#asks(
+      this.#cluster.host(runsOn),
+      "verify",
+      "verified",
+    );
+    const expected = ends === "source" ? source.name : destination.name;
+    return {
+      ...{ break: step, what, from, to: destination.name, runsOn, settledMs, guestErrors },
+      said: [...said],
+      checks: [
+        check(`${step}: where it ends`, runsOn === expected, `on ${runsOn}, expected ${expected}`),
+        check(`${step}: the guest's verification`, guestErrors === 0, `${guestErrors} errors`),
+      ],
+    };
+  }
+
+  /** The name of the one host on which it runs, when Xen and every daemon agree and nothing is on its way. */
+  async #settled(said: Set<string>): Promise<string> {
+    const deadline = performance.now() + GUEST_TIMEOUT_MS;
+    for (;;) {
+      const running = await this.#domains();
+      const shown = await Promise.all(
+        this.#cluster.hosts.map(async (host) => {
+          const { state, hostName, migration } = await this.#show(host);
+          said.add(
+            `${host.name}: ${state} on ${hostName}${migration === undefined ? "" : `, ${migration.phase}`}`,
+          );
+          return { state, hostName, isMoving: migration !== undefined };
+        }),
+      );
+      const [only = "", ...others] = running;
+      const host = only.split(":")[0]!;
+      const isSettled = shown.every(
+        ({ state, hostName, isMoving }) => state === "running" && hostName === host && !isMoving,
+      );
+      if (isSettled && others.length === 0 && only === `${host}:${DOMAIN}`) return host;
+      if (performance.now() > deadline)
+        throw new Error(`it does not settle: in Xen ${running.join(", ")}; said ${[...said].join("; ")}`);
+      await pause(POLL_MS);
+    }
   }
 
   /** The guest ends in order; then its file system is looked at from outside. */
