@@ -64,6 +64,11 @@ export class XenOutgoingMemory implements OutgoingMemory {
     return new XenOutgoingMemory(parts, await parts.begin());
   }
 
+  /** Whether it was cancelled: the domain is nobody else's to wait for. */
+  get isOver(): boolean {
+    return this.#isCancelled();
+  }
+
   onRound(listener: (round: Round) => void): void {
     this.#listeners.push(listener);
     if (this.#lastRound) listener(this.#lastRound);

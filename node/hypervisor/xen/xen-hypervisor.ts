@@ -5,7 +5,7 @@
 
 import { execFile } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -19,11 +19,12 @@ import { placeConfig, removeConfig } from "./config-file.ts";
 import { incomingXen } from "./incoming-memory.ts";
 import { XenOutgoingMemory } from "./outgoing-memory.ts";
 import { checkReceivedConfig } from "./received-config.ts";
+import { ShutdownWatch } from "./shutdown-watch.ts";
 import { XenVbds } from "./xen-vbds.ts";
 import { Xl } from "./xl.ts";
 import { checkXenSpec, xlConfig } from "./xl-config.ts";
 import { INCOMING_SUFFIX } from "./xl-handshake.ts";
-import { statusOf, type XenDomain } from "./xl-list.ts";
+import { SHUTDOWN, statusOf, type XenDomain } from "./xl-list.ts";
 import { XlMigrate } from "./xl-migrate.ts";
 
 type Log = {
@@ -63,12 +64,21 @@ export class XenHypervisor implements Hypervisor {
   readonly #vbds = new Map<string, XenVbds>();
   /** Domains whose devices this process has connected, or tries to. */
   readonly #connected = new Set<string>();
+  readonly #leaving = new Map<string, XenOutgoingMemory>();
+  readonly #rebooting = new Set<string>();
+  readonly #shutdowns = new ShutdownWatch(() => void this.#shutDown());
+  #looking: Promise<void> = Promise.resolve();
 
   constructor({ runDir, host, log }: XenHypervisorOptions) {
     this.#runDir = runDir;
     this.#host = host;
     this.#xl = new Xl(host.xl);
     this.#log = log;
+  }
+
+  /** Listens to nobody any more; domains go on. */
+  close(): void {
+    this.#shutdowns.stop();
   }
 
   async start(spec: DomainSpec): Promise<void> {
@@ -93,6 +103,7 @@ export class XenHypervisor implements Hypervisor {
 
   async status(id: string): Promise<DomainStatus> {
     this.#reattach(id);
+    if (this.#rebooting.has(id)) return { state: "running", detail: "it reboots" };
     const domain = await this.#xl.find(id);
     if (domain === undefined) {
       const { state, detail } = (await this.#folder(id).exit()) ?? { state: "shutoff" };
@@ -122,6 +133,7 @@ export class XenHypervisor implements Hypervisor {
     }
     if (domain.name !== spec.name) await this.#xl.rename(domain.domid, spec.name);
     this.#place(spec);
+    this.#shutdowns.begin();
   }
 
   async shutdown(id: string): Promise<void> {
@@ -154,7 +166,7 @@ export class XenHypervisor implements Hypervisor {
     if (state !== "running") throw badState("migrate-out", state);
     const { spec } = await this.#file(id);
     const logPath = this.#folder(id).logPath;
-    return XenOutgoingMemory.begin({
+    const memory = await XenOutgoingMemory.begin({
       memoryBytes: spec.memoryBytes,
       begin: () => XlMigrate.begin({ xl: this.#host.xl, domid: domain.domid, logPath }),
       resume: async () => {
@@ -170,6 +182,8 @@ export class XenHypervisor implements Hypervisor {
       whole: (figures) => this.#log?.info("the stream of xl is whole", { domain: id, ...figures }),
       lastWords: () => this.#lastWords(id),
     });
+    this.#leaving.set(id, memory);
+    return memory;
   }
 
   async migrateIn(spec: DomainSpec): Promise<IncomingMemory> {
@@ -260,6 +274,7 @@ export class XenHypervisor implements Hypervisor {
 
   async #letGo(id: string, vbds: DomainSpec["vbds"]): Promise<void> {
     this.#connected.delete(id);
+    this.#leaving.delete(id);
     await this.#devices(id).detach(vbds);
     this.#vbds.delete(id);
   }
@@ -271,6 +286,7 @@ export class XenHypervisor implements Hypervisor {
   #reattach(id: string): void {
     if (this.#connected.has(id)) return;
     this.#connected.add(id);
+    this.#shutdowns.begin();
     void (async () => {
       const file = await this.#folder(id).domain();
       for (
@@ -288,6 +304,53 @@ export class XenHypervisor implements Hypervisor {
         await pause(Math.min(delayMs, REATTACH_MS.max));
       }
     })();
+  }
+
+  /**
+   * A domain that was created here has an xl that waits for its end. One that was received has none: its receiver was
+   * ended when it had the domain, so a reboot and a power-off are ours to carry out.
+   */
+  #shutDown(): Promise<void> {
+    this.#looking = this.#looking.then(async () => {
+      for (const domain of await this.#xl.list()) await this.#endReceived(domain);
+    });
+    this.#looking = this.#looking.catch((error: unknown) => {
+      this.#log?.warn("a domain's shutdown was not seen to", { error });
+    });
+    return this.#looking;
+  }
+
+  async #endReceived({ uuid: id, domid, name, isShutdown, isDying, reason }: XenDomain): Promise<void> {
+    const folder = this.#folder(id);
+    const whole = join(folder.path, WHOLE_FILE);
+    const isOurs = !name.endsWith(INCOMING_SUFFIX) && existsSync(whole);
+    const isLeaving = this.#leaving.get(id)?.isOver === false;
+    if (!isShutdown || isDying || !isOurs || isLeaving) return;
+    if (reason === SHUTDOWN.poweroff) {
+      await this.#xl.destroy(domid);
+      folder.writeExit({ state: "shutoff" });
+      return;
+    }
+    if (reason !== SHUTDOWN.reboot) return;
+    const { spec } = await this.#file(id);
+    const path = join(folder.path, "xl.cfg");
+    await writeFile(path, xlConfig(spec, parseXenConfig(spec.config), this.#host));
+    this.#rebooting.add(id);
+    try {
+      await this.#xl.destroy(domid);
+      // From here on it has an xl.
+      await rm(whole);
+      await this.#xl.create(path);
+      this.#log?.info("domain rebooted", { domain: id });
+    } catch (error) {
+      folder.writeExit({
+        state: "crashed",
+        detail: `it rebooted, and was not created anew: ${String(error)}`,
+      });
+      throw error;
+    } finally {
+      this.#rebooting.delete(id);
+    }
   }
 
   /** 4.20 has a command for it; before that it is libxl's alone. */
