@@ -35,8 +35,9 @@ async function main(): Promise<boolean> {
   const run = new XenRun(cluster, options, say);
   try {
     await run.begin();
-    const { at, checks } =
-      options.break.length > 0 ? await breakAll(run, options) : await journey(run, options);
+    const isJourney = options.fast === true || options.break.length === 0;
+    const start = isJourney ? await journey(run, options) : options.route[0]!;
+    const { at, checks } = await breakAll(run, { steps: options.break, start });
     const finished = await run.finish(at);
     const last = { ...finished, checks: [...checks, ...finished.checks] };
     status.end();
@@ -62,22 +63,24 @@ async function main(): Promise<boolean> {
   }
 }
 
-type Course = { at: string; checks: Check[] };
-
-async function journey(run: XenRun, options: XenRunOptions): Promise<Course> {
+/** Returns where it ends. */
+async function journey(run: XenRun, options: XenRunOptions): Promise<string> {
   const hops = hopsOf(options);
   for (const hop of hops) {
     const result = await run.hop(hop);
     if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
   }
-  return { at: hops.at(-1)!.to, checks: [] };
+  return hops.at(-1)!.to;
 }
 
 /** One after the other, each from where the one before has left the domain. */
-async function breakAll(run: XenRun, options: XenRunOptions): Promise<Course> {
+async function breakAll(
+  run: XenRun,
+  { steps, start }: { steps: readonly string[]; start: string },
+): Promise<{ at: string; checks: Check[] }> {
   const checks: Check[] = [];
-  let at = options.route[0]!;
-  for (const step of options.break) {
+  let at = start;
+  for (const step of steps) {
     const result = await run.break(step, at);
     process.stdout.write(`${JSON.stringify(result)}\n`);
     at = result.runsOn;

@@ -31,7 +31,7 @@ export function parseXenOptions(argv: readonly string[]): XenRunOptions {
     .option("--fast", `two hosts: ${FAST_ROUTE.join(",")}`)
     .option(
       "--break <steps>",
-      `breaks a migration each: ${Object.keys(BREAKS).join(", ")}; several with commas between, or all`,
+      `breaks a migration each: ${Object.keys(BREAKS).join(", ")}; several with commas between, or all; with --fast after the journey`,
       breaks,
       [],
     )
