@@ -25,13 +25,15 @@ async function main(): Promise<boolean> {
   const say = (what: string): void => status.update(what);
   const packages = await xenPackages(CACHE, say);
   const images = await xenImages(packages, { cacheDir: CACHE, say });
-  const cluster = await XenCluster.start(hostsOf(options), { images, qemu: QEMU, say });
+  let started: XenCluster | undefined;
   const end = async (): Promise<void> => {
-    await cluster.stop();
+    await started?.stop();
     process.exit(130);
   };
   process.once("SIGINT", () => void end());
   process.once("SIGTERM", () => void end());
+  const cluster = await XenCluster.start(hostsOf(options), { images, qemu: QEMU, say });
+  started = cluster;
   const run = new XenRun(cluster, options, say);
   try {
     await run.begin();

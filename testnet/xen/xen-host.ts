@@ -126,6 +126,7 @@ export class XenHost {
     const log = openSync(join(folder, `${this.name}.qemu.log`), "a");
     const child = spawn(qemu, this.#arguments(disk), { stdio: ["ignore", log, log] });
     this.#qemu = child;
+    process.once("exit", () => child.kill("SIGKILL"));
     const deadline = performance.now() + BOOT_TIMEOUT_MS;
     for (;;) {
       const serial = await readFile(this.serialPath, "latin1");
