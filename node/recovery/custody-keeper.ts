@@ -42,6 +42,20 @@ export class CustodyKeeper {
     return this.#parts.metadata.custody.list(domain);
   }
 
+  /** As another host shows it, unchecked; undefined when it does not. */
+  async shownBy(host: string, domain: string): Promise<SignedCertificate[] | undefined> {
+    try {
+      return await this.#parts.asker.chain(host, domain, AbortSignal.timeout(ASK_TIMEOUT_MS));
+    } catch (error) {
+      this.#parts.log.debug("a chain of custody was not told", {
+        domain,
+        source: host,
+        reason: (error as Error).message,
+      });
+      return undefined;
+    }
+  }
+
   async verify(domain: string): Promise<{ chain: SignedCertificate[] } & ChainFindings> {
     const chain = await this.chain(domain);
     return { chain, ...verifyChain(chain, custodyCrypto) };
@@ -101,20 +115,16 @@ export class CustodyKeeper {
 
   /** Takes over what the source knows, if it is sound together with what is known here. */
   async #fetch(domain: string, source: string, known: readonly SignedCertificate[]): Promise<boolean> {
-    const { asker, metadata, log } = this.#parts;
-    try {
-      const theirs = await asker.chain(source, domain, AbortSignal.timeout(ASK_TIMEOUT_MS));
-      const { chain, problems } = merged(known, theirs, { domain, crypto: custodyCrypto });
-      if (problems.length > 0) {
-        log.error("a chain of custody is not sound", { domain, source, problems: problems.slice(0, 8) });
-        return false;
-      }
-      await metadata.custody.put(chain, { sync: true });
-      return true;
-    } catch (error) {
-      log.debug("a chain of custody was not told", { domain, source, reason: (error as Error).message });
+    const { metadata, log } = this.#parts;
+    const theirs = await this.shownBy(source, domain);
+    if (theirs === undefined) return false;
+    const { chain, problems } = merged(known, theirs, { domain, crypto: custodyCrypto });
+    if (problems.length > 0) {
+      log.error("a chain of custody is not sound", { domain, source, problems: problems.slice(0, 8) });
       return false;
     }
+    await metadata.custody.put(chain, { sync: true });
+    return true;
   }
 
   /** Tells the other ends what this host has signed, and the newest once more: nobody knows what they have heard. */

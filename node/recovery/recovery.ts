@@ -4,6 +4,7 @@
  * domain of this one under a higher generation: then this host is fenced without anybody asking.
  */
 
+import { doubtOf } from "../../protocol/custody-claim.ts";
 import { type Decision, decide, highest, type Testimony } from "../../protocol/recovery.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import type { CustodyReport, RecoverReport } from "../control/api.ts";
@@ -14,6 +15,7 @@ import { hostSigner } from "../host-signer.ts";
 import type { Identity } from "../identity.ts";
 import type { Log } from "../log.ts";
 import type { Network } from "../network/network.ts";
+import { custodyCrypto } from "./certificates.ts";
 import { CustodyKeeper } from "./custody-keeper.ts";
 import { lookUpCustody } from "./custody-lookup.ts";
 import { answerRecovery, type Custody, type RecoveryAnswers, RecoveryAsker } from "./questions.ts";
@@ -167,10 +169,7 @@ export class Recovery {
     for (const { id } of await this.#parts.metadata.domains.list()) this.heard(id);
   }
 
-  /**
-   * Gossip is advice: the claimant itself is asked. It is believed only if this host gave it the domain or a
-   * replica of it before: who never had it has nothing to adopt.
-   */
+  /** Gossip is advice: the claimant itself is asked, and has to prove it. */
   async #check(domain: string): Promise<void> {
     const { metadata, self, log, nameOf } = this.#parts;
     const record = await metadata.domains.get(domain);
@@ -179,25 +178,6 @@ export class Recovery {
       if (host === self || generation < record.generation) continue;
       if (generation === record.generation) {
         log.error("another host claims the same generation of a domain; neither is touched", {
-          domain,
-          generation,
-          host,
-          hostName: nameOf(host),
-        });
-        continue;
-      }
-      const holders = (await metadata.replicas.list(domain)).map((replica) => replica.host);
-      const ends = (await metadata.custody.list(domain)).flatMap(({ certificate: { from, to } }) => [
-        from,
-        to,
-      ]);
-      const hops = (await metadata.history.list(domain)).flatMap(({ from, to }) => [from, to]);
-      const peers = (await metadata.journal.list()).flatMap(({ domain: of, record: entry }) => {
-        if (of !== domain) return [];
-        return "destination" in entry ? [entry.destination] : "source" in entry ? [entry.source] : [];
-      });
-      if (![...holders, ...hops, ...peers, ...ends].includes(host)) {
-        log.error("a host that never had the domain claims it; it is not believed", {
           domain,
           generation,
           host,
@@ -274,6 +254,16 @@ export class Recovery {
       if (!("at" in decision) || turn >= TURNS_MAX) return end;
       if (only !== undefined && decision.do !== only) return end;
       if (decision.at === self) {
+        const doubt = await this.#doubt(id, decision, mine);
+        if (doubt !== undefined) {
+          const because = `${nameOf(peer ?? self)} says that the domain is not ${hostName}'s any more, and is not believed: ${doubt}`;
+          this.#parts.log.error("a claim of a domain of this host is not believed", {
+            domain: id,
+            by: peer,
+            doubt,
+          });
+          return { did, found, decision: { do: "nothing", because }, claim: mine.claim };
+        }
         const heard = { asked: mine, theirs: theirs?.testimony ?? mine, description: theirs?.description };
         const deed = theirs === undefined ? await data.carryOutAlone(id) : await data.carryOut(id, heard);
         if ("did" in deed) did.push(`${hostName} ${deed.did}`);
@@ -285,6 +275,36 @@ export class Recovery {
       did.push(...(await asker.yourTurn(peer, id, AbortSignal.timeout(TURN_TIMEOUT_MS))));
       if (decision.do === "finish-handover") return end;
     }
+  }
+
+  /** Why what this host's journal gives it is not given up on another's word; undefined where it has proved that word. */
+  async #doubt(
+    domain: string,
+    decision: Extract<Decision, { at: string }>,
+    { claim }: Testimony,
+  ): Promise<string | undefined> {
+    const { self, custody } = this.#parts;
+    if (claim?.owner !== self || (decision.do !== "fence" && decision.do !== "renounce")) return undefined;
+    if (decision.do === "renounce") return "by its journal this host has it";
+    const { owner, generation } = decision;
+    const shown = await custody.shownBy(owner, domain);
+    if (shown === undefined) return "it does not show its chain of custody";
+    const known = await custody.chain(domain);
+    const hadIt = await this.#hostsThatHad(domain);
+    const facts = { domain, claim: { owner, generation }, self, held: claim.generation, known, hadIt };
+    return doubtOf(shown, facts, custodyCrypto);
+  }
+
+  /** Who had the domain, or a copy of it, or was to get it from here. */
+  async #hostsThatHad(domain: string): Promise<string[]> {
+    const { metadata } = this.#parts;
+    const holders = (await metadata.replicas.list(domain)).map(({ host }) => host);
+    const hops = (await metadata.history.list(domain)).flatMap(({ from, to }) => [from, to]);
+    const peers = (await metadata.journal.list()).flatMap(({ domain: of, record: entry }) => {
+      if (of !== domain) return [];
+      return "destination" in entry ? [entry.destination] : "source" in entry ? [entry.source] : [];
+    });
+    return [...holders, ...hops, ...peers];
   }
 
   async #ask(peer: string, domain: string): Promise<Custody | undefined> {

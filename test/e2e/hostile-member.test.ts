@@ -10,6 +10,8 @@ import { hostSigner } from "../../node/host-signer.ts";
 import { createLog } from "../../node/log.ts";
 import { Libp2pNetwork } from "../../node/network/libp2p-network.ts";
 import type { Channel, Connection } from "../../node/network/network.ts";
+import { certify } from "../../node/recovery/certificates.ts";
+import { RECOVERY_PROTOCOL } from "../../node/recovery/questions.ts";
 import { MEMBERSHIP_PROTOCOL } from "../../protocol/membership/limits.ts";
 import type { MemberRecord } from "../../protocol/membership/messages.ts";
 import { encodeMessage, recordOctets } from "../../protocol/membership/wire.ts";
@@ -142,6 +144,56 @@ test("claiming another's domain: its host says that it is not so, everywhere, an
   );
   await expectUnharmed(alpha, "web");
 });
+
+test("a testimony and a chain of custody that it made up: their host goes on with its domain, and names the liar", async () => {
+  const { id } = await alpha.call("show", { domain: "web" });
+  const asked: string[] = [];
+  await network.handle(RECOVERY_PROTOCOL, async (channel) => {
+    for await (const frame of channel.frames()) {
+      const { ask } = JSON.parse(new TextDecoder().decode(frame)) as { ask: string };
+      asked.push(ask);
+      const answer = ask === "chain" ? [adoption(id)] : { testimony: ownership(), description: null };
+      await channel.send(new TextEncoder().encode(JSON.stringify({ answer })));
+    }
+    await channel.close();
+  });
+  const question = new TextEncoder().encode(JSON.stringify({ ask: "your-turn", domain: id }));
+  const channel = await open(RECOVERY_PROTOCOL);
+  await channel.send(question);
+  for await (const frame of channel.frames()) {
+    expect(JSON.parse(new TextDecoder().decode(frame))).toEqual({ answer: { did: [] } });
+    break;
+  }
+  await channel.close();
+  expect(asked).toContain("custody");
+  expect(asked).toContain("chain");
+  expect(await linesOf(alpha)).toContainEqual(
+    expect.objectContaining({
+      level: "error",
+      message: "a claim of a domain of this host is not believed",
+      by: evil.id,
+      doubt: expect.stringContaining("never had the domain"),
+    }),
+  );
+  await expectUnharmed(alpha, "web");
+}, 60_000);
+
+/** It says that it runs the domain under a generation far above all others. */
+function ownership(): object {
+  const silence = { isStopped: false, outgoing: null, incoming: null, replica: null };
+  return { host: evil.id, claim: { owner: evil.id, generation: 99 }, guest: "running", ...silence };
+}
+
+/** Its operator's word, signed as it has to be. */
+function adoption(domain: string): object {
+  return certify(
+    {
+      ...{ kind: "adopted", domain, generation: 99, from: alpha.hostId, to: evil.id, timeMs: Date.now() },
+      ...{ word: "alpha burnt down", before: undefined, written: undefined },
+    },
+    { self: evil.id, sign: hostSigner(evil.identity.privateKey) },
+  );
+}
 
 test("a word in another's name, in gossip and to one host alone", async () => {
   const forged = word({ host: alpha.hostId, seq: Date.now() });

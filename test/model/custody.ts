@@ -17,9 +17,10 @@ import {
   merged,
   type SignedCertificate,
 } from "../../protocol/custody.ts";
+import { doubtOf } from "../../protocol/custody-claim.ts";
 import { DOMAIN_ID } from "./domain.ts";
 import type { Move } from "./moves.ts";
-import { type Draft, type Host, type HostName, mayHappen, type World } from "./state.ts";
+import { type Draft, type Host, type HostName, mayHappen, Violation, type World } from "./state.ts";
 
 export const crypto: CustodyCrypto = {
   hash: (octets) => createHash("sha256").update(octets).digest(),
@@ -59,9 +60,10 @@ export function factOf({ certificate }: SignedCertificate): string {
 export function custodyMoves(world: World, host: Host): Move[] {
   const { custody, domain } = host.journal;
   const { name } = host;
+  const lies = claims(world, host);
   if (custody === undefined || domain === undefined || domain.owner !== name || domain.generation === 1)
-    return [];
-  const moves: Move[] = [];
+    return lies;
+  const moves: Move[] = [...lies];
   const source = sourceOf(host);
   if (custody.at(-1)?.certificate.generation !== domain.generation && source !== undefined) {
     if (world.hosts[source]!.daemon !== undefined) moves.push(...fetches(world, name, source));
@@ -115,6 +117,48 @@ function sourceOf({ journal }: Host): HostName | undefined {
   return journal.replicas.find((replica) => replica.generation === generation - 1)?.host as
     | HostName
     | undefined;
+}
+
+/** Why a host that has the domain does not give it up to `from`; undefined: it does. As `node/recovery/recovery.ts`. */
+export function doubted(
+  draft: Draft,
+  { name, journal }: Host,
+  claim: { owner: string; generation: number },
+  shown: readonly SignedCertificate[] = draft.peek(claim.owner as HostName).journal.custody ?? [],
+): string | undefined {
+  const { domain, custody, replicas, entries } = journal;
+  if (custody === undefined || domain?.owner !== name || draft.parts.daemon.believesClaims) return undefined;
+  const peers = Object.values(entries).flatMap(({ record }) => {
+    return "destination" in record ? [record.destination] : "source" in record ? [record.source] : [];
+  });
+  const hadIt = [...replicas.map(({ host }) => host), ...peers];
+  const facts = { domain: DOMAIN_ID, claim, self: name, held: domain.generation, known: custody, hadIt };
+  return doubtOf(shown, facts, crypto);
+}
+
+/** Behind what it knows it puts that it gave the domain to itself, under the next generation. */
+function claims(world: World, { name, journal }: Host): Move[] {
+  const { custody, domain } = journal;
+  if (custody === undefined || domain?.owner !== name || !mayHappen(world, "forgeries")) return [];
+  const liars = Object.values(world.hosts).filter((host) => host.name !== name);
+  return liars.map((liar) => ({
+    label: `${liar.name} tells ${name} that it has the domain, with a chain that it made up`,
+    fault: "forgeries" as const,
+    apply(draft) {
+      draft.faultsLeft -= 1;
+      const generation = domain.generation + 1;
+      const facts = { kind: "handover", domain: DOMAIN_ID, from: liar.name, to: liar.name } as const;
+      const made = certify(
+        { ...facts, generation, timeMs: 0, word: "", before: undefined, written: undefined },
+        { self: liar.name, sign: signerOf(liar.name) },
+      );
+      const shown = [...liar.journal.custody!, made];
+      if (doubted(draft, draft.peek(name), { owner: liar.name, generation }, shown) === undefined) {
+        throw new Violation(`${name} gives the domain up for a chain that ${liar.name} made up`);
+      }
+      return true;
+    },
+  }));
 }
 
 function fetches(world: World, name: HostName, source: HostName): Move[] {

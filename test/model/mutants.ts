@@ -226,6 +226,12 @@ export const mutants: readonly Mutant[] = [
     parts: daemon({ believesOneSignature: true }),
   },
   {
+    name: "claims-count",
+    breaks: "who claims a domain has to prove it: its owner gives it up for any chain that is shown",
+    scenario: scenario("claimed", ["AB"], { faults: ["forgeries"], custody: true }),
+    parts: daemon({ believesClaims: true }),
+  },
+  {
     name: "never-fence",
     breaks: "who hears of a higher generation stops what it runs",
     scenario: scenario("adopt", ["AB"], { faults: ["adopts"] }),

@@ -9,7 +9,7 @@ import type { CertificateKind } from "../../protocol/custody.ts";
 import { GenerationLog } from "../../protocol/generation-log.ts";
 import type { Decision, Testimony } from "../../protocol/recovery.ts";
 import type { DomainRecord } from "../../storage/records.ts";
-import { certified } from "./custody.ts";
+import { certified, doubted } from "./custody.ts";
 import { commit, feed, removeMachine } from "./daemon.ts";
 import { DOMAIN_ID, domainRecord } from "./domain.ts";
 import { type Draft, type Host, type HostName, Violation } from "./state.ts";
@@ -125,7 +125,7 @@ function carryOut(draft: Draft, host: Host, decision: Extract<Decision, { at: st
       run(draft, host, domain!);
       return;
     case "fence":
-      fence(draft, host, decision);
+      if (doubted(draft, host, decision) === undefined) fence(draft, host, decision);
       return;
   }
 }
@@ -229,6 +229,7 @@ export function learn(draft: Draft, name: HostName, from: HostName): boolean {
   const { domain } = draft.peek(name).journal;
   if (draft.parts.daemon.neverFences || claim?.owner !== from || domain === undefined) return false;
   if (domain.generation >= claim.generation || domain.owner !== name) return false;
+  if (doubted(draft, draft.peek(name), claim) !== undefined) return false;
   fence(draft, draft.host(name), claim);
   return true;
 }

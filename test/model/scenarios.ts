@@ -76,7 +76,7 @@ export const scenarios: readonly Scenario[] = [
     faults: ["crashes", "losses", "cancels", "recovers", "adopts", "forgeries"],
     custody: true,
   }),
-  scenario("custody onwards", ["AB", "BC"], { faults: ["forgeries"], custody: true }),
+  scenario("custody onwards", ["AB", "BC"], { faults: ["adopts", "forgeries"], custody: true }),
   scenario("elsewhere", ["AB", "AC"], { faults: ["cancels", "crashes", "losses"] }),
 ];
 

@@ -189,6 +189,7 @@ export type Parts = {
     storesLateBlocks?: boolean;
     actsOnOldWord?: boolean;
     believesOneSignature?: boolean;
+    believesClaims?: boolean;
   };
 };
 
