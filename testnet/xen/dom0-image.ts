@@ -44,6 +44,8 @@ const DOM0_MODULES = [
 ];
 const GUEST_MODULES = ["xen_blkfront", "crc32c_generic", "ext4"];
 const SOURCE_FOLDERS = ["protocol", "storage", "node"];
+/** As dom0/init knows it. */
+const PROGRAM = "dist/node/bin.js";
 /** rolldown.config.ts leaves them out of the bundle. */
 const NATIVE_MODULES = ["classic-level", "koffi"];
 const NETWORKS = "127.0.0.1 localhost\n";
@@ -199,10 +201,11 @@ async function makeProduct({ cacheDir, image }: { cacheDir: string; image: strin
   await rm(folder, { recursive: true, force: true });
   await mkdir(join(folder, "bin"), { recursive: true });
   const bin = join(ROOT, "node_modules", ".bin");
-  await run(join(bin, "rolldown"), ["-c", "--dir", join(folder, "dist", "node")], {
+  await run(join(bin, "rolldown"), ["-c", "--dir", join(folder, "dist")], {
     cwd: ROOT,
     env: { ...process.env, PATH: `${bin}:${process.env.PATH ?? ""}` },
   });
+  if (!existsSync(join(folder, PROGRAM))) throw new Error(`the build has made no ${PROGRAM}`);
   await copyFile(join(ROOT, "package.json"), join(folder, "package.json"));
   for (const name of await withDependencies(NATIVE_MODULES)) {
     const path = join(folder, "node_modules", name);
