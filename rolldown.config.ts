@@ -15,7 +15,7 @@ export default defineConfig({
   },
   platform: "node",
   // Native code, which looks for its binaries beside itself.
-  external: ["classic-level", "koffi"],
+  external: ["level", "koffi"],
   output: {
     dir: "dist",
     cleanDir: true,
