@@ -1,11 +1,13 @@
 /** `npm run bench -- NAME [options]`: what is measured beside something else, in one run on one machine. */
 
 import { runDirtyRate } from "./bench/dirty-rate.ts";
+import { runMigrate } from "./bench/migrate.ts";
 import { runNbd } from "./bench/nbd.ts";
 import { runPivots } from "./bench/pivots.ts";
 
 const BENCHES: Record<string, (args: readonly string[]) => Promise<boolean>> = {
   "dirty-rate": runDirtyRate,
+  migrate: runMigrate,
   nbd: runNbd,
   pivots: runPivots,
 };

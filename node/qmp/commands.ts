@@ -127,6 +127,12 @@ export type QmpCommands = {
   "blockdev-del": Command<{ "node-name": string }>;
   "blockdev-reopen": Command<{ options: readonly BlockdevOptions[] }>;
   "blockdev-backup": Command<BackupArguments>;
+  "blockdev-mirror": Command<{
+    "job-id": string;
+    device: string;
+    target: string;
+    sync: "full" | "top" | "none";
+  }>;
   block_resize: Command<{ "node-name": string; size: number }>;
 
   "block-dirty-bitmap-add": Command<
@@ -140,7 +146,11 @@ export type QmpCommands = {
   "x-debug-block-dirty-bitmap-sha256": Command<BitmapOf, { sha256: string }>;
   transaction: Command<{ actions: readonly TransactionAction[] }>;
 
-  "nbd-server-start": Command<{ addr: { type: "unix"; data: { path: string } }; "max-connections"?: number }>;
+  "nbd-server-start": Command<{
+    addr: { type: "unix"; data: { path: string } } | { type: "inet"; data: { host: string; port: string } };
+    "tls-creds"?: string;
+    "max-connections"?: number;
+  }>;
   /** Its exports end with it. */
   "nbd-server-stop": Command<undefined>;
   "block-export-add": Command<{
@@ -152,6 +162,9 @@ export type QmpCommands = {
     bitmaps?: readonly string[];
   }>;
   "query-block-exports": Command<undefined, readonly { id: string; type: string; "node-name": string }[]>;
+
+  /** A mirror that has caught up ends with both copies equal; `job-cancel` leaves them as they are. */
+  "block-job-cancel": Command<{ device: string; force?: boolean }>;
 
   "query-jobs": Command<undefined, readonly JobInfo[]>;
   "job-cancel": Command<{ id: string }>;

@@ -1,7 +1,8 @@
 /** The guest's root file system as the host sees it, before the guest's first boot and after its last. */
 
 import { execFile } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -9,11 +10,27 @@ import { crc32 } from "node:zlib";
 import { FileBlockStore } from "../../storage/file-block-store.ts";
 
 const run = promisify(execFile);
+const FILL_FILE_BYTES = 16 << 20;
 const TOOLS_REMEDY = "apt-get install e2fsprogs";
 
-export async function makeFileSystem(path: string, sizeBytes: number): Promise<void> {
+/** `fillBytes`: of files with random contents that lie in it from the beginning. */
+export async function makeFileSystem(
+  path: string,
+  sizeBytes: number,
+  { fillBytes = 0 }: { fillBytes?: number } = {},
+): Promise<void> {
   await FileBlockStore.create(path, { sizeBytes }).close();
-  await tool("mkfs.ext4", ["-q", "-F", path]);
+  if (fillBytes === 0) return void (await tool("mkfs.ext4", ["-q", "-F", path]));
+  const folder = await mkdtemp(join(tmpdir(), "sojourn-fill-"));
+  try {
+    for (let at = 0; at < fillBytes; at += FILL_FILE_BYTES) {
+      const size = Math.min(FILL_FILE_BYTES, fillBytes - at);
+      await writeFile(join(folder, `fill${at / FILL_FILE_BYTES}`), randomBytes(size));
+    }
+    await tool("mkfs.ext4", ["-q", "-F", "-d", folder, path]);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 }
 
 /** What `e2fsck -fn` has to say: it looks at everything, and changes nothing. */

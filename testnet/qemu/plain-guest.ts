@@ -27,6 +27,8 @@ export type PlainOptions = {
   memoryBytes: number;
   /** As of a domain's `config`, without arguments. */
   config: Record<string, unknown>;
+  /** Further ones for every QEMU. */
+  arguments?: readonly string[];
   vbds: readonly PlainVbd[];
 };
 
@@ -43,7 +45,7 @@ export type MemoryHop = { pauseMs: number; totalMs: number; bytes: number };
 
 const ENDED_POLL_MS = 5;
 /** What QEMU may leave for the time in which the guest stands still: the goal of the `qemu` adapter too. */
-const DOWNTIME_LIMIT_MS = 20;
+export const DOWNTIME_LIMIT_MS = 20;
 
 export class PlainGuest {
   readonly #options: PlainOptions;
@@ -74,21 +76,29 @@ export class PlainGuest {
     return this.#current;
   }
 
-  /** A QEMU of the guest's machine: one that boots, or one that waits for `migrate-incoming`. */
-  async launch(mode: LaunchMode, vbds: readonly PlainVbd[]): Promise<PlainQemu> {
-    const { executable, acceleration, kernelFolder, memoryBytes, config } = this.#options;
+  /**
+   * A QEMU of the guest's machine: one that boots, or one that waits for `migrate-incoming`. What has come runs by
+   * itself as soon as it can, or, if it `waits`, when it is told to.
+   */
+  async launch(
+    mode: LaunchMode,
+    vbds: readonly PlainVbd[],
+    { waits = false }: { waits?: boolean } = {},
+  ): Promise<PlainQemu> {
+    const { executable, acceleration, kernelFolder, memoryBytes, config, arguments: further } = this.#options;
     const spec = { id: randomUUID(), name: "plain", memoryBytes, vbds: [], config: "" };
     const folder = new DomainFolder({ runDir: this.#options.folder, id: `q${this.#launched++}` });
     await folder.create(spec.id, { mode, spec });
     const args = qemuArguments(
       spec,
-      parseQemuConfig(JSON.stringify({ ...config, arguments: vbds.flatMap(vbdArguments) })),
+      parseQemuConfig(
+        JSON.stringify({ ...config, arguments: [...(further ?? []), ...vbds.flatMap(vbdArguments)] }),
+      ),
       { folder, host: { executable, acceleration, kernelFolder, extraArguments: true }, mode },
     );
     const { pid, lease } = await launchQemu(folder, {
       executable,
-      // It goes on by itself as soon as it can: nobody has to be asked.
-      args: args.filter((argument) => argument !== "-S"),
+      args: waits ? args : args.filter((argument) => argument !== "-S"),
       qmp: this.#qmp,
       onExit: () => {},
     });

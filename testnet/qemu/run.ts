@@ -3,41 +3,21 @@
  * works and checks itself. See `--help` and testnet/README.md.
  */
 
-import { mkdir, symlink } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { formatDuration } from "../../node/cli/format.ts";
 import { FileBlockStore } from "../../storage/file-block-store.ts";
-import { Cluster } from "../cluster.ts";
+import type { Cluster } from "../cluster.ts";
 import { complain } from "../complaints.ts";
 import { StatusLine } from "../status-line.ts";
 import { hostsOf } from "../tour-options.ts";
 import { BeatListener } from "./beat-listener.ts";
 import { makeFileSystem } from "./guest-disk.ts";
-import { type GuestImage, guestImage } from "./guest-image.ts";
 import { GuestJourney, guestConfig } from "./guest-journey.ts";
-import { type QemuPackages, qemuPackages } from "./packages.ts";
 import { type MemoryHop, PlainGuest } from "./plain-guest.ts";
+import { guestParts, startQemuCluster } from "./qemu-cluster.ts";
 import { parseQemuOptions, type QemuRunOptions, qemuHopsOf } from "./qemu-options.ts";
 import { formatQemuRun, type QemuHop, summaryOf } from "./qemu-report.ts";
-
-const CACHE = join(import.meta.dirname, "..", "..", ".cache", "qemu");
-
-async function startCluster(
-  options: QemuRunOptions,
-  { packages, image }: { packages: QemuPackages; image: GuestImage },
-): Promise<Cluster> {
-  const cluster = await Cluster.start({
-    names: hostsOf(options),
-    config: { qemu: { executable: packages.executable, acceleration: options.accel } },
-    env: { SOJOURN_LOG: process.env.SOJOURN_LOG ?? "info" },
-  });
-  for (const { dataDir } of cluster.hosts) {
-    await mkdir(join(dataDir, "kernels"), { recursive: true });
-    await symlink(image.kernel, join(dataDir, "kernels", "vmlinuz"));
-    await symlink(image.initrd, join(dataDir, "kernels", "initrd.img"));
-  }
-  return cluster;
-}
 
 type Travels = {
   hops: readonly QemuHop[];
@@ -106,11 +86,10 @@ async function main(): Promise<boolean> {
   const startedAtMs = performance.now();
   const isSilent = options.json === true && !process.stderr.isTTY;
   const status = new StatusLine(isSilent ? { write: () => true } : process.stderr);
-  const packages = await qemuPackages(CACHE, (what) => status.update(what));
-  status.update("making the guest's initramfs");
-  const image = await guestImage(packages, CACHE);
+  const parts = await guestParts((what) => status.update(what));
+  const { packages } = parts;
   status.update("starting the daemons");
-  const cluster = await startCluster(options, { packages, image });
+  const cluster = await startQemuCluster(hostsOf(options), parts, { acceleration: options.accel });
   const beatPath = join(cluster.folder, "net");
   const beats = await BeatListener.listen(beatPath);
   const plainBeatPath = join(cluster.folder, "plain-net");

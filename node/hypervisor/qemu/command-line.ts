@@ -41,7 +41,7 @@ export function qemuArguments(
     );
   }
   return [
-    ...["-name", `guest=${spec.name.replaceAll(",", ",,")}`, "-uuid", spec.id],
+    ...["-name", `guest=${spec.name.replaceAll(",", ",,")},debug-threads=on`, "-uuid", spec.id],
     ...["-no-user-config", "-nodefaults", "-display", "none"],
     ...["-machine", config.machine, "-accel", host.acceleration, "-cpu", config.cpuModel],
     ...["-smp", `cpus=${config.cpus}`, "-m", `size=${spec.memoryBytes / MIB}M`],
