@@ -397,7 +397,8 @@ describe("a command line that cannot be", () => {
     [["list", "--jsno"], /unknown option '--jsno'; Did you mean --json\?/],
     [["migrate", "web"], /missing required argument 'host'/],
     [["list", "web"], /too many arguments/],
-    [["create", "web"], /'--memory <size>' not specified/],
+    [["create", "web"], /--memory says how much the guest gets/],
+    [["create", "--memory", "1MiB"], /the domain needs a name/],
     [["create", "web", "--memory", "much"], /argument 'much' is invalid. It must be a size/],
     [["create", "web", "--memory", "1MiB", "--vbd", "root"], /NAME=SIZE or NAME=PATH/],
     [["create", "web", "--memory", "1MiB", "--seed", "-1"], /argument '-1' is invalid/],
@@ -439,8 +440,8 @@ describe("help", () => {
     expect(code).toBe(0);
     const commands = [...stdout.matchAll(/^ {2}([a-z][a-z-]+)(?:\|| )/gm)].map((match) => match[1]!);
     expect(commands.sort().join(" ")).toBe(
-      "cancel create destroy help history hosts init invite join leave list members migrate nbd-serve plan recover " +
-        "repair replicas revoke rotate-secret show start stop up verify watch",
+      "cancel create destroy doctor drain help history hosts init invite join leave list members migrate nbd-serve " +
+        "plan recover repair replicas revoke rotate-secret setup show start stop undrain up verify watch",
     );
     for (const command of commands.filter((name) => name !== "help")) {
       const help = await runSojourn([command, "--help"]);
