@@ -35,28 +35,6 @@ export type BlockNodeInfo = {
 /** What occupies a guest's device; `qdev` names the device, `inserted` its medium. */
 export type BlockInfo = { device: string; qdev?: string; inserted?: BlockNodeInfo };
 
-export type JobStatus =
-  | "undefined"
-  | "created"
-  | "running"
-  | "paused"
-  | "ready"
-  | "standby"
-  | "waiting"
-  | "pending"
-  | "aborting"
-  | "concluded"
-  | "null";
-
-export type JobInfo = {
-  id: string;
-  type: string;
-  status: JobStatus;
-  "current-progress": number;
-  "total-progress": number;
-  error?: string;
-};
-
 export type RunState = { status: string; running: boolean };
 
 export type MigrationInfo = {
@@ -93,19 +71,6 @@ export type TransactionAction =
       data: { node: string; target: string; bitmaps: readonly BitmapSource[] };
     };
 
-export type BackupArguments = {
-  "job-id": string;
-  device: string;
-  target: string;
-  sync: "full" | "top" | "none" | "incremental" | "bitmap";
-  bitmap?: string;
-  "bitmap-mode"?: "on-success" | "never" | "always";
-  /** Bytes per second; 0 for no limit. */
-  speed?: number;
-  "auto-dismiss"?: boolean;
-  "x-perf"?: { "min-cluster-size"?: number; "max-workers"?: number; "max-chunk"?: number };
-};
-
 export type QmpCommands = {
   qmp_capabilities: Command<undefined>;
   "query-version": Command<undefined, { qemu: { major: number; minor: number; micro: number } }>;
@@ -126,7 +91,6 @@ export type QmpCommands = {
   "blockdev-add": Command<BlockdevOptions>;
   "blockdev-del": Command<{ "node-name": string }>;
   "blockdev-reopen": Command<{ options: readonly BlockdevOptions[] }>;
-  "blockdev-backup": Command<BackupArguments>;
   "blockdev-mirror": Command<{
     "job-id": string;
     device: string;
@@ -165,13 +129,6 @@ export type QmpCommands = {
 
   /** A mirror that has caught up ends with both copies equal; `job-cancel` leaves them as they are. */
   "block-job-cancel": Command<{ device: string; force?: boolean }>;
-
-  "query-jobs": Command<undefined, readonly JobInfo[]>;
-  "job-cancel": Command<{ id: string }>;
-  "job-dismiss": Command<{ id: string }>;
-  "job-complete": Command<{ id: string }>;
-  "job-finalize": Command<{ id: string }>;
-  "block-job-set-speed": Command<{ device: string; speed: number }>;
 
   migrate: Command<{ uri: string }>;
   "migrate-incoming": Command<{ uri: string }>;

@@ -10,9 +10,7 @@ export type QmpErrorDetail =
   /** The connection ended, and perhaps QEMU with it: whether the command was carried out is not known. */
   | { code: "QMP_CLOSED"; path: string; operation: string; reason: string }
   /** What came is not QMP, or too much of it at once. The connection was closed. */
-  | { code: "QMP_BAD_PEER"; path: string; reason: string }
-  /** A job of QEMU ended without having done its work. `description` is QEMU's own. */
-  | { code: "QMP_JOB_FAILED"; job: string; description: string };
+  | { code: "QMP_BAD_PEER"; path: string; reason: string };
 
 export type QmpErrorCode = QmpErrorDetail["code"];
 
@@ -38,7 +36,5 @@ function sentenceOf(detail: QmpErrorDetail): string {
       return `the connection to ${detail.path} ended during ${detail.operation}: ${detail.reason}`;
     case "QMP_BAD_PEER":
       return `what answers at ${detail.path} does not speak QMP: ${detail.reason}`;
-    case "QMP_JOB_FAILED":
-      return `QEMU's job ${detail.job} failed: ${detail.description}`;
   }
 }

@@ -1,7 +1,6 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { startBackup } from "../../../node/qmp/jobs.ts";
 import { QmpClient } from "../../../node/qmp/qmp-client.ts";
 import { QmpConnections } from "../../../node/qmp/qmp-connections.ts";
 import { hasQemu, type Qemu, QemuFolder } from "./qemu.ts";
@@ -90,51 +89,6 @@ describe.skipIf(!hasQemu)("with a real QEMU", () => {
     const second = await QmpClient.connect(qemu.qmpPath);
     expect((await second.execute("query-status")).status).toBe("prelaunch");
     second.close();
-  });
-
-  test("a job that did its work is done, and one that could not says why", async () => {
-    const nodes = ["source", "target"];
-    for (const name of nodes) {
-      await qmp.execute("blockdev-add", { driver: "null-co", "node-name": name, size: 1 << 20 });
-    }
-    const backup = { device: "source", target: "target", sync: "full" } as const;
-    await (await startBackup(qmp, { "job-id": "copy", ...backup })).done;
-    expect(await qmp.execute("query-jobs")).toEqual([]);
-
-    await qmp.execute("blockdev-add", {
-      driver: "blkdebug",
-      "node-name": "broken",
-      image: "target",
-      "inject-error": [{ event: "none", iotype: "write", errno: 5 }],
-    });
-    const failing = await startBackup(qmp, { "job-id": "copy", ...backup, target: "broken" });
-    await expect(failing.done).rejects.toMatchObject({
-      code: "QMP_JOB_FAILED",
-      detail: { job: "copy", description: expect.stringContaining("Input/output error") },
-    });
-    expect(await qmp.execute("query-jobs")).toEqual([]);
-  });
-
-  test("a cancelled job is over when the cancel completes, and a job that cannot begin leaves no watch", async () => {
-    for (const name of ["source", "target"]) {
-      await qmp.execute("blockdev-add", {
-        driver: "null-co",
-        "node-name": name,
-        size: 1 << 30,
-        "latency-ns": 10_000_000,
-      });
-    }
-    const backup = { device: "source", target: "target", sync: "full" } as const;
-    const job = await startBackup(qmp, { "job-id": "slow", ...backup });
-    await job.cancel();
-    expect(await qmp.execute("query-jobs")).toEqual([]);
-    await expect(job.done).rejects.toMatchObject({ code: "QMP_JOB_FAILED" });
-    await job.cancel();
-    await expect(
-      startBackup(qmp, { "job-id": "none", ...backup, target: "none-such" }),
-    ).rejects.toMatchObject({
-      code: "QMP_ERROR",
-    });
   });
 });
 
