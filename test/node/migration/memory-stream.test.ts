@@ -112,6 +112,40 @@ describe("memory stream", () => {
     expect(done).toBe(true);
   });
 
+  it("has little on its way ahead of a freeze, and as much as before after a thaw", async () => {
+    const bytes = pattern(8 << 20);
+    const relay = new MemoryRelay(outgoing(bytes), { onLost: () => undefined, limiter });
+    const narrow = relay.narrow(new AbortController().signal);
+    let done = false;
+    const produced = relay.produce().then(() => {
+      done = true;
+    });
+    for (let turn = 0; turn < 10_000; turn++) await Promise.resolve();
+    // The way was never seen to be fast, so its window is a mebibyte: the hypervisor waits with the rest.
+    relay.forget(6 << 20);
+    await narrow;
+    for (let turn = 0; turn < 10_000; turn++) await Promise.resolve();
+    expect(done).toBe(false);
+    relay.widen();
+    await produced;
+    expect(done).toBe(true);
+  });
+
+  it("is acknowledged as soon as nothing follows, however little it was", async () => {
+    const hub = await hosts();
+    const { memory } = incoming();
+    const told = Promise.withResolvers<number>();
+    const stream = new IncomingStream({ attempt: 1, memory }, { onTaken: told.resolve });
+    const { here, there } = await link(hub);
+    void stream.read(there.frames()).catch(() => undefined);
+    const relay = new MemoryRelay(outgoing(pattern(1000)), { onLost: () => undefined, limiter });
+    void relay.sendOn(here, 0);
+    await relay.produce();
+    expect(await told.promise).toBe(1000);
+    relay.stop();
+    here.abort(new Error("over"));
+  });
+
   it("refuses a gap and skips what was taken already", async () => {
     const hub = await hosts();
     const { memory, taken, whenLong } = incoming();
