@@ -4,7 +4,7 @@
  */
 
 import type { FaultPoint } from "../../node/fault-points.ts";
-import { until } from "../waiting.ts";
+import { pause } from "../waiting.ts";
 import { daemonLog, type XenCluster } from "./xen-cluster.ts";
 import type { XenHost } from "./xen-host.ts";
 
@@ -27,6 +27,8 @@ export type Break = {
 
 const REACHED_MS = 600_000;
 const OUTAGE_MS = 20_000;
+/** Every look costs an emulated host a process, and the migration its time. */
+const POLL_MS = 2000;
 /** Longer than all that is done meanwhile; a release ends it. */
 const STALL = "stall:600000";
 
@@ -65,10 +67,9 @@ function daemonKilled(point: FaultPoint, ends: Break["ends"]): Break {
       const victim = stage[side];
       await victim.call("arm-fault", { point, action: "kill" });
       stage.migrate();
-      await until(
+      await reached(
         `the daemon of ${victim.name} dies at ${point}`,
-        async () => ((await stage.cluster.isUp(victim)) ? undefined : true),
-        { timeoutMs: REACHED_MS },
+        async () => !(await stage.cluster.isUp(victim)),
       );
       stage.say(`the daemon of ${victim.name} is dead, and is started again`);
       await stage.cluster.up(victim);
@@ -86,7 +87,7 @@ function linkCut(point: FaultPoint): Break {
       say("the link is cut");
       cluster.network.cut();
       await source.call("arm-fault", { point, action: "release" });
-      await new Promise((resolve) => setTimeout(resolve, OUTAGE_MS));
+      await pause(OUTAGE_MS);
       say("the link is back");
       cluster.network.mend();
     },
@@ -98,13 +99,12 @@ async function killXl(
   { host, pattern }: { host: XenHost; pattern: string },
 ): Promise<void> {
   stage.migrate();
-  await until(
+  await reached(
     `${pattern} runs on ${host.name}`,
-    async () => ((await host.run(`pgrep -f '^[^ ]*${pattern}'`)).code === 0 ? true : undefined),
-    { timeoutMs: REACHED_MS },
+    async () => (await host.run(`pgrep -f '^[^ ]*${pattern}'`)).code === 0,
   );
   // The stream is under way: it takes minutes.
-  await new Promise((resolve) => setTimeout(resolve, OUTAGE_MS));
+  await pause(OUTAGE_MS);
   await host.must(`pkill -KILL -f '^[^ ]*${pattern}'`);
 }
 
@@ -113,7 +113,7 @@ async function unpauseByHand({ domain, source, destination, migrate, say }: Brea
   await stallAt(source, point, migrate);
   say("xl unpause by hand");
   await destination.must(`xl unpause ${domain}--incoming`);
-  await new Promise((resolve) => setTimeout(resolve, OUTAGE_MS));
+  await pause(OUTAGE_MS);
   const cancelled = source.call("cancel", { domain });
   await source.call("arm-fault", { point, action: "release" });
   await cancelled;
@@ -125,7 +125,13 @@ async function stallAt(host: XenHost, point: FaultPoint, migrate: () => void): P
   const before = await times();
   await host.call("arm-fault", { point, action: STALL });
   migrate();
-  await until(`${host.name} reaches ${point}`, async () => ((await times()) > before ? true : undefined), {
-    timeoutMs: REACHED_MS,
-  });
+  await reached(`${host.name} reaches ${point}`, async () => (await times()) > before);
+}
+
+async function reached(what: string, look: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + REACHED_MS;
+  while (!(await look())) {
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${REACHED_MS} ms`);
+    await pause(POLL_MS);
+  }
 }

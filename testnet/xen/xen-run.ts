@@ -11,7 +11,7 @@ import type { XenRunOptions } from "./xen-options.ts";
 import { bytesAllowed, type XenBreak, type XenHop } from "./xen-report.ts";
 
 const DOMAIN = "linux";
-const POLL_MS = 500;
+const POLL_MS = 1000;
 const GUEST_TIMEOUT_MS = 300_000;
 const KERNEL_ARGUMENTS = [
   ...[
