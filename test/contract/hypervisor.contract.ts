@@ -203,6 +203,19 @@ export function describeHypervisor(name: string, makeFixture: () => Promise<Hype
       expect(await fixture.faults(again)).toEqual([]);
     });
 
+    it("may be made ready ahead of its resume, and waits all the same, also when the daemon restarts", async () => {
+      await startWorking();
+      const moved = await move();
+      await target.makeReady?.(id);
+      expect((await target.status(id)).state).toBe("suspended");
+      await finish(moved);
+      await source.destroy(id);
+      const again = fixture.open("target");
+      await again.resume(id);
+      await fixture.works(again);
+      expect(await fixture.faults(again)).toEqual([]);
+    });
+
     it("runs on at the source after a thaw, and can be frozen and moved later on the same stream", async () => {
       await startWorking();
       const { outgoing, incoming, pumped } = await begin();

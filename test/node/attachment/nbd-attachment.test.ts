@@ -1,7 +1,9 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { expect, test } from "vitest";
 import { NbdAttachment } from "../../../node/attachment/nbd-attachment.ts";
+import { BLOCK_SIZE_BYTES } from "../../../protocol/units.ts";
 import { NbdClient } from "../../../storage/nbd/client.ts";
 import { attachmentContract, type Guest } from "../../contract/attachment.contract.ts";
 import { AttachmentFolder } from "./attachment-folder.ts";
@@ -25,6 +27,27 @@ attachmentContract("nbd", async (incoming) => {
       rmSync(path, { recursive: true });
     },
   };
+});
+
+test("that is opened with its fence up lets nothing of the guest land before the fence falls", async () => {
+  const path = mkdtempSync(join(tmpdir(), "sojourn-attachment-"));
+  const folder = new AttachmentFolder(path);
+  await folder.begin();
+  const attachment = await NbdAttachment.open({ ...folder.options(), fenced: true });
+  try {
+    const guest = nbdGuest(folder);
+    await expect(guest.write(0, 0, BLOCK_SIZE_BYTES, 0x51)).rejects.toThrow();
+    await expect(guest.discard(1, 0, BLOCK_SIZE_BYTES)).rejects.toThrow();
+    expect(attachment.written().map((bitmap) => bitmap.population)).toEqual([0, 0]);
+    expect(await guest.holds(0, 0, BLOCK_SIZE_BYTES, 0)).toBe(true);
+    attachment.unfence();
+    await guest.write(0, 0, BLOCK_SIZE_BYTES, 0x52);
+    expect(await guest.holds(0, 0, BLOCK_SIZE_BYTES, 0x52)).toBe(true);
+  } finally {
+    await attachment.close();
+    await folder.end();
+    rmSync(path, { recursive: true });
+  }
 });
 
 /** A client per operation: over a restart of the daemon the export is another one. */
