@@ -50,9 +50,12 @@ export type HostDomainsParts = {
 /** What a hypervisor gets, before it is killed, to hand over what it knows of its guest's writes. */
 const LAST_WINDOW_TIMEOUT_MS = 3_000;
 
+type LateContexts = { contexts?: NonNullable<NbdAttachmentOptions["contexts"]> };
+
 export class HostDomains {
   readonly #parts: HostDomainsParts;
   readonly #attachments = new Map<string, Attachment>();
+  readonly #late = new WeakMap<Attachment, LateContexts>();
   readonly #turns = new Map<string, Promise<unknown>>();
   readonly bootId = currentBootId();
 
@@ -291,8 +294,12 @@ export class HostDomains {
   /** What was staged is the domain's, now that the journal gives it to this host. */
   takeOver(record: DomainRecord, staged: Attachment): Attachment {
     this.#refuseForeign(record);
-    assert(staged.generation === record.generation, "a domain is staged for the generation that it comes with");
+    assert(
+      staged.generation === record.generation,
+      "a domain is staged for the generation that it comes with",
+    );
     staged.unfence();
+    void this.#contextsLater(record, staged);
     return this.#keep(record, staged);
   }
 
@@ -310,12 +317,24 @@ export class HostDomains {
     return attachment;
   }
 
+  /** The generation log came with the handover: a guest does not wait until it is read. */
+  async #contextsLater(record: DomainRecord, staged: Attachment): Promise<void> {
+    try {
+      this.#late.get(staged)!.contexts = await generationContexts(this.#parts.metadata, record);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#parts.log.warn("an export cannot tell what changed", { domain: record.id, reason });
+    }
+  }
+
   async #export(
     record: DomainRecord,
     options: Pick<NbdAttachmentOptions, "incoming" | "fenced">,
   ): Promise<Attachment> {
     const { exports, metadata } = this.#parts;
     const vbds = await this.vbdsOf(record);
+    const late: LateContexts = {};
+    if (options.fenced !== true) late.contexts = await generationContexts(metadata, record);
     const attachment = await this.#parts.attach(record, {
       vbds: vbds.map((vbd) => this.#nbdVbd(record, vbd)),
       generation: record.generation,
@@ -323,8 +342,9 @@ export class HostDomains {
       exports,
       clock: this.#parts.clock,
       ...options,
-      contexts: await generationContexts(metadata, record),
+      contexts: (vbd, written) => late.contexts?.(vbd, written) ?? [],
     });
+    this.#late.set(attachment, late);
     // Opened for writing: what was known of the files is no longer true until they are closed in order.
     if (vbds.some(({ identity }) => identity !== undefined)) {
       await metadata.journal.commit({ vbds: vbds.map(({ identity: _identity, ...vbd }) => vbd) });

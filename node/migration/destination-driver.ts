@@ -61,8 +61,8 @@ export type DestinationParts = {
   discardMemory(domain: DomainDescription | undefined): Promise<void>;
   /** Makes `missing` durable, beside the copies. */
   keepMissing(copies: Copies, missing: readonly BlockBitmap[]): Promise<void>;
-  /** What of `resume` can be done while the handover is awaited. */
-  stage(hooks: ResumeHooks): Promise<void>;
+  /** What of `resume` can be done before the handover, once the missing blocks are kept; `loaded`: the memory is here. */
+  stage(loaded: Promise<unknown>, hooks: ResumeHooks): Promise<void>;
   unstage(): Promise<void>;
   /** Exports the vbds under `generation`, tracked from the first write on, and lets the domain run. */
   resume(copies: Copies | undefined, generation: Generation, hooks: ResumeHooks): Promise<Attachment>;
@@ -102,6 +102,7 @@ export class DestinationDriver {
   #copies: Copies | undefined;
   #incoming: IncomingStream | undefined;
   #loadAttempt: number | undefined;
+  #loaded: Promise<void> = Promise.resolve();
   #prepared: PreparedState | undefined;
   readonly #storing = new Set<Promise<unknown>>();
   #unstoredBytes = 0;
@@ -263,10 +264,7 @@ export class DestinationDriver {
       return;
     }
     this.#session?.send(message);
-    if (message.type === "prepared") {
-      this.#stage();
-      await this.#parts.faults.point("destination-prepared");
-    }
+    if (message.type === "prepared") await this.#parts.faults.point("destination-prepared");
     if (message.type === "resumed") await this.#parts.faults.point("destination-resumed");
   }
 
@@ -341,9 +339,11 @@ export class DestinationDriver {
     const incoming = this.#incoming;
     if (incoming === undefined) throw new Error("no memory stream was begun");
     this.#loadAttempt = attempt;
+    this.#loaded = incoming.memory.loaded(memoryBytes);
+    this.#loaded.catch(() => undefined);
     this.#later(
       async () => {
-        await incoming.memory.loaded(memoryBytes);
+        await this.#loaded;
         incoming.report();
         return { type: "loaded", attempt };
       },
@@ -360,6 +360,7 @@ export class DestinationDriver {
       await Promise.all(this.#storing);
       await copies.flush();
       await this.#parts.keepMissing(copies, missing);
+      if (this.state.phase === "loading" && this.#loadAttempt === attempt) this.#stage();
       return { type: "durable", attempt };
     });
   }
@@ -395,9 +396,9 @@ export class DestinationDriver {
     });
   }
 
-  /** The guest waits for this and for both journals: they are written meanwhile. */
+  /** The guest waits for this, for its memory and for both journals: all at once. */
   #stage(): void {
-    this.#staging = this.#parts.stage(this.#resumeHooks()).catch((error: unknown) => {
+    this.#staging = this.#parts.stage(this.#loaded, this.#resumeHooks()).catch((error: unknown) => {
       // `resume` does all of it again, and says what is wrong.
       this.#parts.log.warn("the domain could not be made ready ahead", { reason: toError(error).message });
     });

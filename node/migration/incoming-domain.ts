@@ -164,14 +164,15 @@ export class DomainReception {
   }
 
   /**
-   * All of `resume` that does not need the domain to be ours yet, while both hosts write their journals: its vbds are
-   * exported behind a fence that lets no write through, and its hypervisor is given them.
+   * All of `resume` that does not need the domain to be ours yet, while its memory's tail is loaded and both hosts
+   * write their journals: its vbds are exported behind a fence that lets no write through, and its hypervisor is given
+   * them once it holds the memory.
    */
-  async stage(hooks: ResumeHooks): Promise<void> {
+  async stage(loaded: Promise<unknown>, hooks: ResumeHooks): Promise<void> {
     const { domains } = this.#parts;
     const { domain } = this.#incoming;
-    const staged = await domains.stage(this.#record(), this.#arrivals(hooks));
-    this.#staged = staged;
+    this.#staged = await domains.stage(this.#record(), this.#arrivals(hooks));
+    await loaded;
     await domains.hypervisor(domain.hypervisor).makeReady?.(domain.id);
   }
 

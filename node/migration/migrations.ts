@@ -336,7 +336,7 @@ export class Migrations {
         prepareMemory: () => reception.prepareMemory(),
         discardMemory: () => reception.discardMemory(),
         keepMissing: (_copies, missing) => reception.keepMissing(missing),
-        stage: (hooks) => reception.stage(hooks),
+        stage: (loaded, hooks) => reception.stage(loaded, hooks),
         unstage: () => reception.unstage(),
         resume: (copies, _generation, hooks) => reception.resume(copies, hooks),
         changed: (state) => {

@@ -94,7 +94,10 @@ export class QmpAttachment implements Attachment {
     const names = options.vbds.map((_, index) => vbdNode(index));
     let window: NbdAttachment | undefined;
     try {
-      const nodes = lease === undefined ? [] : await nodesOf(lease.client, names);
+      const asked = lease === undefined ? Promise.resolve([]) : nodesOf(lease.client, names);
+      asked.catch(() => undefined);
+      // Behind a fence there is a QEMU that has just been started: it has tracked nothing, and may be busy.
+      const trackers = options.fenced === true ? [] : trackersOf(await asked);
       let attachment: QmpAttachment | undefined;
       const { incoming } = options;
       const complete = (): void => {
@@ -103,11 +106,11 @@ export class QmpAttachment implements Attachment {
       };
       window = await NbdAttachment.open({
         ...options,
-        trackers: trackersOf(nodes),
+        trackers,
         ...(incoming === undefined ? {} : { incoming: { ...incoming, complete } }),
       });
       attachment = new QmpAttachment(options, window);
-      const isResumed = lease === undefined || (await attachment.#takeOver(lease, window, nodes));
+      const isResumed = lease === undefined || (await attachment.#takeOver(lease, window, await asked));
       if (isResumed) attachment.#relax();
       return attachment;
     } catch (error) {

@@ -102,9 +102,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     clearTimeout(this.#unasked);
     await this.#restarting;
     const migration = this.#running();
-    // Unpaced: one pass follows the other at once, over less and less, and little is on its way by then.
     this.#tailBytes = TAIL_BYTES_MIN;
-    if (migration.status !== "pre-switchover") await this.#allowTail(this.#tailBytes);
+    if (migration.status !== "pre-switchover") await this.#steer(this.#lastRound?.remainingBytes ?? 0);
     const loosening = setInterval(() => void this.#loosen().catch(() => {}), LOOSEN_EVERY_MS);
     const status = await migration.until("pre-switchover").finally(() => clearInterval(loosening));
     if (status !== "pre-switchover" || this.#state !== "freezing")
@@ -247,8 +246,8 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     this.#lastRound = round;
     for (const listener of this.#listeners) listener(round);
     // The migration's status says what became of a QEMU that does not answer.
-    if (this.#state === "passes" && round.converged !== this.#isPaced)
-      this.#pace(round).catch(() => undefined);
+    if (this.#state === "freezing") void this.#steer(round.remainingBytes).catch(() => undefined);
+    else if (round.converged !== this.#isPaced) void this.#pace(round).catch(() => undefined);
   }
 
   /**
@@ -262,9 +261,17 @@ export class QemuOutgoingMemory implements OutgoingMemory {
     });
   }
 
+  /** For a freeze: QEMU stops the guest after a pass that leaves about as much as the last one, and within the goal. */
+  async #steer(remainingBytes: number): Promise<void> {
+    this.#isPaced = true;
+    const wanted = Math.min(1.5 * remainingBytes, goalBytes(this.#mbps));
+    this.#tailBytes = Math.max(this.#tailBytes, wanted);
+    await this.#allowTail(this.#tailBytes, { bandwidth: pacedBandwidth(remainingBytes) });
+  }
+
   async #loosen(): Promise<void> {
     this.#tailBytes *= 2;
-    await this.#allowTail(this.#tailBytes);
+    await this.#allowTail(this.#tailBytes, { bandwidth: pacedBandwidth(this.#tailBytes) });
   }
 
   #changed(status: MigrationStatus): void {
@@ -280,11 +287,11 @@ export class QemuOutgoingMemory implements OutgoingMemory {
   }
 
   /** QEMU stops the guest once no more than `bytes` are left. Counts from its next look on, within 100 ms. */
-  async #allowTail(bytes: number): Promise<void> {
+  async #allowTail(bytes: number, { bandwidth = 0 } = {}): Promise<void> {
     // Its threshold is bandwidth × time: a time of one millisecond makes it a number of bytes.
     const bytesPerSecond = Math.ceil(bytes) * 1000;
     await this.#client.execute("migrate-set-parameters", {
-      "max-bandwidth": 0,
+      "max-bandwidth": bandwidth,
       "downtime-limit": 1,
       "avail-switchover-bandwidth": bytesPerSecond,
     });
