@@ -211,7 +211,7 @@ export function adopt(draft: Draft, name: HostName, rival?: HostName): boolean {
     newest: newest.map((_, block) => host.disk!.now[block]!),
     memory: host.guest?.memory ?? memory,
     adoptions: draft.truth.adoptions + 1,
-    wordWasFalse: draft.hostNames.some((other) => other !== name && draft.peek(other).guest !== undefined),
+    wordWasFalse: draft.hostNames.some((other) => other !== name && mayRun(draft.peek(other))),
   };
   const base = host.journal.domain ?? domainRecord({ owner: name, blockCount: newest.length });
   const raised = draft.parts.daemon.adoptsWithoutRaising ? base.generation : generation;
@@ -221,6 +221,11 @@ export function adopt(draft: Draft, name: HostName, rival?: HostName): boolean {
   const removed = entry === undefined ? {} : { journalRemoved: entry.migration };
   own(draft, host, { ...base, generation: raised }, { kind: "adopted", from, ...removed });
   return true;
+}
+
+/** It runs the domain, or its journal lets it do so as soon as it is up. */
+function mayRun({ name, guest, journal }: Host): boolean {
+  return guest !== undefined || journal.domain?.owner === name;
 }
 
 /** A host hears that the domain is another's under a higher generation than its own. */

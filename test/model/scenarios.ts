@@ -58,6 +58,21 @@ export const twoOwners: NonNullable<Scenario["after"]> = {
   },
 };
 
+/** The first hop is over, for both its ends. */
+export const moved: NonNullable<Scenario["after"]> = {
+  faults: [],
+  holds: ({ hosts, links }) => {
+    const machines = Object.values(hosts).flatMap(({ daemon }) => daemon?.machines ?? []);
+    const isQuiet = ({ toDestination, toSource }: World["links"][string]): boolean =>
+      toDestination.length + toSource.length === 0;
+    return (
+      machines.length > 0 &&
+      machines.every(({ state, pending }) => state.phase === "completed" && pending.length === 0) &&
+      Object.values(links).every(isQuiet)
+    );
+  },
+};
+
 const EVERYTHING: readonly Fault[] = ["crashes", "powers", "losses", "cancels", "recovers", "adopts"];
 
 /** The default run. */
@@ -71,6 +86,7 @@ export const scenarios: readonly Scenario[] = [
   scenario("a guest that writes", ["AB"], { faults: EVERYTHING, writes: 2 }),
   scenario("there and back", ["AB", "BA"], { faults: ["crashes", "powers", "losses"] }),
   scenario("onwards", ["AB", "BC"], { faults: EVERYTHING }),
+  { ...scenario("onwards, once moved", ["AB", "BC"], { faults: EVERYTHING, faultsMax: 2 }), after: moved },
   { ...scenario("two owners", ["AB", "BC"], { faults: EVERYTHING, faultsMax: 2 }), after: twoOwners },
   scenario("a chain of custody", ["AB"], {
     faults: ["crashes", "losses", "cancels", "recovers", "adopts", "forgeries"],

@@ -146,7 +146,7 @@ export type Truth = {
   writes: number;
   /** The highest generation under which the guest may have run. */
   ran: number;
-  /** An operator adopted the domain while the other host still ran it, or may. */
+  /** An operator adopted the domain while another host still ran it, or may as soon as it is up. */
   wordWasFalse: boolean;
   adoptions: number;
   /** What a certificate may say. */
