@@ -23,6 +23,7 @@ import { promisify } from "node:util";
 import { gunzipSync, gzipSync } from "node:zlib";
 import { stepsToSetUp, takeSteps } from "../../node/setup/host-entries.ts";
 import { xenEntries } from "../../node/setup/xen.ts";
+import bundle from "../../rolldown.config.ts";
 import { type ArchiveEntry, compile, MODE, modulesInOrder, newcArchive } from "../qemu/guest-image.ts";
 import type { XenPackages } from "./packages.ts";
 
@@ -46,8 +47,8 @@ const GUEST_MODULES = ["xen_blkfront", "crc32c_generic", "ext4"];
 const SOURCE_FOLDERS = ["protocol", "storage", "node"];
 /** As dom0/init knows it. */
 const PROGRAM = "dist/node/bin.js";
-/** rolldown.config.ts leaves them out of the bundle. */
-const NATIVE_MODULES = ["classic-level", "koffi"];
+/** What the build leaves out of the bundle. */
+const NATIVE_MODULES = (bundle as { external: string[] }).external;
 const NETWORKS = "127.0.0.1 localhost\n";
 const run = promisify(execFile);
 

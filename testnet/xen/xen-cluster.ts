@@ -124,7 +124,7 @@ export class XenCluster {
     );
     const deadline = performance.now() + UP_TIMEOUT_MS;
     while (!(Number(await host.must(ups)) > before)) {
-      if (performance.now() > deadline)
+      if (!(await this.isUp(host)) || performance.now() > deadline)
         throw new Error(`the daemon of ${host.name}: ${await daemonLog(host, 10)}`);
       await pause(POLL_MS);
     }
@@ -132,7 +132,7 @@ export class XenCluster {
 
   /** Whether there is a process of its daemon. */
   async isUp(host: XenHost): Promise<boolean> {
-    return (await host.run("pgrep -f 'dist/node/bin.js up'")).code === 0;
+    return (await host.run("pgrep -f 'sojourn.* up --data-dir'")).code === 0;
   }
 }
 
