@@ -27,6 +27,7 @@ const XEN_MEMORY_MIB = 160;
 const DATA_DISK_BYTES = 1 << 30;
 const UP_TIMEOUT_MS = 900_000;
 const POLL_MS = 500;
+const JOIN_TRIES = 10;
 
 export class XenCluster {
   readonly folder: string;
@@ -97,7 +98,7 @@ export class XenCluster {
     const { token } = await first.call("invite", { uses: others.length });
     await Promise.all(
       others.map(async (host) => {
-        await host.must(`sojourn join '${token}' ${optionsOf(host)} --json`);
+        await join(host, token);
         await this.up(host);
       }),
     );
@@ -140,6 +141,17 @@ export class XenCluster {
 export async function daemonLog(host: XenHost, lines: number): Promise<string> {
   const { output }: Answer = await host.run(`tail -n ${lines} ${DAEMON_LOG}`);
   return output;
+}
+
+/** An emulated host may take longer to answer than a host of iron is given. */
+async function join(host: XenHost, token: string): Promise<void> {
+  for (let left = JOIN_TRIES; ; left--) {
+    const { code, output } = await host.run(`sojourn join '${token}' ${optionsOf(host)} --json`);
+    if (code === 0) return;
+    if (left === 0 || !output.includes("PEER_UNREACHABLE"))
+      throw new Error(`${host.name} cannot join: ${output}`);
+    await pause(POLL_MS);
+  }
 }
 
 function optionsOf({ name, address }: XenHost): string {

@@ -79,7 +79,7 @@ export class XenRun {
       { onEvent: (progress) => this.#say(`hop ${hop}, ${from} -> ${to}: ${progress.phase}`) },
     );
     this.#say(`hop ${hop}, ${from} -> ${to}: the guest verifies its disks and memory`);
-    const { errors: guestErrors = Number.NaN } = await this.#asks(destination, "verify", "verified");
+    const guestErrors = await this.verify(destination);
     const running = await this.#domains();
     const byHand = hop === 1 ? await this.#byHand({ source, destination }) : [];
     const allowed = bytesAllowed(report);
@@ -112,6 +112,11 @@ export class XenRun {
     return result;
   }
 
+  /** Errors in all that the guest ever wrote, as it reads it back. */
+  async verify(host: XenHost): Promise<number> {
+    return (await this.#asks(host, "verify", "verified")).errors ?? Number.NaN;
+  }
+
   /** One migration from where the domain is, broken; then the guest is asked. */
   async break(step: string, from: string): Promise<XenBreak> {
     const { what, ends, run } = BREAKS[step]!;
@@ -132,11 +137,7 @@ export class XenRun {
     const runsOn = await this.#settled(said);
     const settledMs = Math.round(performance.now() - brokenAtMs);
     say(`the guest verifies on ${runsOn}`);
-    const { errors: guestErrors = Number.NaN } = await this.#asks(
-      this.#cluster.host(runsOn),
-      "verify",
-      "verified",
-    );
+    const guestErrors = await this.verify(this.#cluster.host(runsOn));
     const expected = ends === "source" ? source.name : destination.name;
     return {
       ...{ break: step, what, from, to: destination.name, runsOn, settledMs, guestErrors },
