@@ -109,6 +109,7 @@ export class DestinationDriver {
   #digestsOpen = 0;
   /** Settles, and never fails, when what can be done before the handover is done. */
   #staging: Promise<void> | undefined;
+  #giveUpStaging: ((reason: Error) => void) | undefined;
   #retry: NodeJS.Timeout | undefined;
   #stopped = false;
   #unflushedBytes = 0;
@@ -398,13 +399,19 @@ export class DestinationDriver {
 
   /** The guest waits for this, for its memory and for both journals: all at once. */
   #stage(): void {
-    this.#staging = this.#parts.stage(this.#loaded, this.#resumeHooks()).catch((error: unknown) => {
+    const { promise, reject } = Promise.withResolvers<never>();
+    this.#giveUpStaging = reject;
+    const loaded = Promise.race([this.#loaded, promise]);
+    loaded.catch(() => undefined);
+    this.#staging = this.#parts.stage(loaded, this.#resumeHooks()).catch((error: unknown) => {
       // `resume` does all of it again, and says what is wrong.
-      this.#parts.log.warn("the domain could not be made ready ahead", { reason: toError(error).message });
+      this.#parts.log.info("the domain was not made ready ahead", { reason: toError(error).message });
     });
   }
 
   async #unstage(): Promise<void> {
+    // The rest of a memory stream may never come: nobody waits for it here.
+    this.#giveUpStaging?.(new Error("the handover did not come"));
     await this.#staging;
     this.#staging = undefined;
     await this.#parts.unstage();
