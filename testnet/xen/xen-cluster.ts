@@ -98,7 +98,7 @@ export class XenCluster {
     const { token } = await first.call("invite", { uses: others.length });
     await Promise.all(
       others.map(async (host) => {
-        await join(host, token);
+        await enter(host, token);
         await this.up(host);
       }),
     );
@@ -144,7 +144,7 @@ export async function daemonLog(host: XenHost, lines: number): Promise<string> {
 }
 
 /** An emulated host may take longer to answer than a host of iron is given. */
-async function join(host: XenHost, token: string): Promise<void> {
+async function enter(host: XenHost, token: string): Promise<void> {
   for (let left = JOIN_TRIES; ; left--) {
     const { code, output } = await host.run(`sojourn join '${token}' ${optionsOf(host)} --json`);
     if (code === 0) return;
