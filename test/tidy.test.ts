@@ -123,7 +123,6 @@ const TOP_LEVEL = [
   "biome.json",
   "package-lock.json",
   "rolldown.config.ts",
-  "tsconfig.build.json",
   "vitest.config.ts",
 ];
 
