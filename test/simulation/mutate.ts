@@ -29,7 +29,7 @@ const NOTHING: Mutant = {
 type Verdict = { mutant: Mutant; fate: string; isFine: boolean };
 
 const { values } = parseArgs({
-  options: { seeds: { type: "string", default: "1000" }, only: { type: "string", default: "" } },
+  options: { seeds: { type: "string", default: "2000" }, only: { type: "string", default: "" } },
 });
 const folder = mkdtempSync(join(tmpdir(), "sojourn-mutants-"));
 try {
