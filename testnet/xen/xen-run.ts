@@ -199,7 +199,7 @@ export class XenRun {
   async #byHand({ source, destination }: { source: XenHost; destination: XenHost }): Promise<Check[]> {
     const { id } = await this.#show(destination);
     const config = [
-      ...['name = "byhand"', 'type = "pvh"', "memory = 48", 'kernel = "/lab/vmlinuz"'],
+      ...['name = "byhand"', 'type = "pvh"', "memory = 80", 'kernel = "/lab/vmlinuz"'],
       `disk = [ "format=raw, vdev=xvda, access=rw, backendtype=phy, script=block-sojourn, target=${id}/root" ]`,
     ].join("\n");
     const said = await Promise.all(
