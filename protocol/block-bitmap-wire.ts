@@ -123,6 +123,7 @@ function encodeRuns(words: Uint32Array, sizeBlocks: number): Uint8Array | undefi
     // Bits that are unlike the one below them: where a run begins or has ended.
     let edges = word ^ ((word << 1) | carry);
     carry = word >>> 31;
+    if (edges === 0) continue;
     while (edges !== 0) {
       const edge = (index << 5) + 31 - Math.clz32(edges & -edges);
       edges &= edges - 1;

@@ -129,7 +129,7 @@ export class BlockBitmap {
       if (theirs === undefined) this.#setWhole(index, true);
       else if (this.#populations[index] === 0)
         this.#setWords(index, theirs.slice(), other.#populations[index]!);
-      else this.#mapWords(index, (word, at) => word | theirs[at]!);
+      else this.#changeWords(index, theirs, (word, their) => word | their);
     });
   }
 
@@ -138,7 +138,7 @@ export class BlockBitmap {
     this.#combine(other, (index, theirs) => {
       if (this.#populations[index] === 0 || other.#populations[index] === 0) return;
       if (theirs === undefined) this.#setWhole(index, false);
-      else this.#mapWords(index, (word, at) => word & ~theirs[at]!);
+      else this.#changeWords(index, theirs, (word, their) => word & ~their);
     });
   }
 
@@ -258,6 +258,21 @@ export class BlockBitmap {
   #combine(other: BlockBitmap, combine: (index: number, theirs: Words | undefined) => void): void {
     assert(other.blockCount === this.blockCount, "bitmaps of two sizes");
     for (let index = 0; index < this.#chunks.length; index++) combine(index, other.#chunks[index]);
+  }
+
+  /** Where `theirs` has no bit nothing changes, and most words of a large vbd's have none. */
+  #changeWords(index: number, theirs: Words, change: (word: number, their: number) => number): void {
+    const words = this.#wordsOf(index);
+    let population = this.#populations[index]!;
+    for (let at = 0; at < words.length; at++) {
+      const their = theirs[at]!;
+      if (their === 0) continue;
+      const before = words[at]!;
+      const after = change(before, their);
+      words[at] = after;
+      population += popcount(after) - popcount(before);
+    }
+    this.#setWords(index, words, population);
   }
 
   #mapWords(index: number, map: (word: number, at: number) => number): void {

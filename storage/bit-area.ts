@@ -6,6 +6,8 @@ import type { ByteFile } from "./byte-file.ts";
 
 /** Octets that are read or written at a time. */
 const PIECE_BYTES = 64 << 10;
+/** What the page cache writes at a time. */
+const PAGE_BYTES = 4 << 10;
 const EMPTY = new Uint8Array(PIECE_BYTES);
 
 export class BitArea {
@@ -51,9 +53,22 @@ export class BitArea {
         setBits(after, run.start - at * 8, count);
         from = run.start + count;
       }
-      const changed = after.subarray(0, length);
-      if (Buffer.compare(changed, before.subarray(0, length)) !== 0)
-        this.#file.pwrite(this.#offset + at, changed);
+      this.#storeChanged(at, { before: before.subarray(0, length), after: after.subarray(0, length) });
+    }
+  }
+
+  /** Only the pages that differ: of a few blocks far from one another no more is to be flushed than there must be. */
+  #storeChanged(at: number, { before, after }: { before: Uint8Array; after: Uint8Array }): void {
+    if (Buffer.compare(after, before) === 0) return;
+    let from = -1;
+    for (let page = 0; page < after.length; page += PAGE_BYTES) {
+      const end = Math.min(page + PAGE_BYTES, after.length);
+      const isSame = Buffer.compare(after.subarray(page, end), before.subarray(page, end)) === 0;
+      if (!isSame && from < 0) from = page;
+      if (from >= 0 && (isSame || end === after.length)) {
+        this.#file.pwrite(this.#offset + at + from, after.subarray(from, isSame ? page : end));
+        from = -1;
+      }
     }
   }
 
@@ -87,7 +102,14 @@ function addRuns(bitmap: BlockBitmap, base: BlockIndex, bytes: Uint8Array): bool
     if (start >= 0) bitmap.addRange(start, end - start);
     start = -1;
   };
+  // A map of a large vbd is opened while a guest waits: words without a set bit are passed over as such.
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
   for (let index = 0; index < bytes.length; index++) {
+    if ((index & 3) === 0 && words[index >>> 2] === 0) {
+      close(base + index * 8);
+      index += 3;
+      continue;
+    }
     const byte = bytes[index]!;
     const at = base + index * 8;
     if (byte === 0) close(at);

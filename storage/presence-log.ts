@@ -69,10 +69,12 @@ export class PresenceLog {
   ): Promise<PresenceLog> {
     const { missing } = options;
     const areas = areasOf(file, missing.blockCount);
-    // Before anything else, so that no crash leaves old maps under a header that is believed.
-    file.pwrite(0, encodeLogHeader(headerOf(options, missing.blockCount, "making")));
+    // Before anything else, so that no crash leaves old maps under a header that is believed. A new file has neither.
+    if (file.size() > 0) {
+      file.pwrite(0, encodeLogHeader(headerOf(options, missing.blockCount, "making")));
+      await file.fdatasync();
+    }
     if (file.size() < areas.sizeBytes) file.pwrite(areas.sizeBytes - 1, new Uint8Array(1));
-    await file.fdatasync();
     areas.volatile.storeAll(missing);
     areas.durable.storeAll(missing);
     await file.fdatasync();
