@@ -40,6 +40,8 @@ export class BlockBitmap {
   readonly #populations: Uint16Array<ArrayBuffer>;
   #population = 0;
   #chunksWithWords = 0;
+  /** The wire form, while the set is what it was: on its way from journal to journal it is wanted again and again. */
+  #encoded: Uint8Array | undefined;
 
   constructor(blockCount: number) {
     assert(Number.isSafeInteger(blockCount) && blockCount >= 0 && blockCount <= BLOCK_COUNT_MAX);
@@ -65,7 +67,7 @@ export class BlockBitmap {
     return this.#population;
   }
 
-  /** Memory that the set takes now. */
+  /** Memory that the set takes now, beside its wire form. */
   get allocatedBytes(): number {
     return this.#chunks.length * TABLE_BYTES_PER_CHUNK + this.#chunksWithWords * WORDS_PER_CHUNK * 4;
   }
@@ -174,9 +176,10 @@ export class BlockBitmap {
     return true;
   }
 
-  /** The wire form: see `block-bitmap-wire.ts`. */
+  /** The wire form: see `block-bitmap-wire.ts`. To be read only. */
   encode(): Uint8Array {
-    return encodeChunks(this.#present(), this.blockCount);
+    this.#encoded ??= encodeChunks(this.#present(), this.blockCount);
+    return this.#encoded;
   }
 
   /**
@@ -192,6 +195,8 @@ export class BlockBitmap {
       else bitmap.#setWords(index, chunk, population);
       if (bitmap.allocatedBytes > allocatedBytesMax) throw tooLarge(allocatedBytesMax);
     }
+    // Each set has one wire form. A copy: these octets may be a part of something large.
+    bitmap.#encoded = new Uint8Array(bytes);
     return bitmap;
   }
 
@@ -316,6 +321,8 @@ export class BlockBitmap {
   #setPopulation(index: number, population: number): void {
     this.#population += population - this.#populations[index]!;
     this.#populations[index] = population;
+    // No operation changes bits and leaves their number: each only adds, or only removes.
+    this.#encoded = undefined;
   }
 
   #isFull(index: number): boolean {

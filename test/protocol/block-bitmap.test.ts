@@ -92,6 +92,8 @@ describe("a block-bitmap", () => {
         const bitmap = new BlockBitmap(BLOCK_COUNT);
         const model = new Uint8Array(BLOCK_COUNT);
         for (const op of operations) {
+          // What it was before must not be what it is afterwards.
+          bitmap.encode();
           apply(bitmap, op);
           applyToModel(model, op);
         }
@@ -296,6 +298,8 @@ describe("the wire form of a block-bitmap", () => {
           }
           decoded += 1;
           expect(bitmap.encode()).toEqual(bytes);
+          // And made from the blocks, not remembered.
+          expect(bitmap.clone().encode()).toEqual(bytes);
         },
       ),
       { numRuns: 5000 },
