@@ -46,7 +46,7 @@ const FROZEN_WHILE_DOWN: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
 
 export function killCases(): FaultCase[] {
   const points = Object.keys(EXPECTED) as Point[];
-  const once = points.map((point) => killCase(point, point === SUPERSEDING ? "diabolical" : "web"));
+  const once = points.map((point) => killCase(point, point === SUPERSEDING ? "writes" : "web"));
   // A guest at full rate has requests in flight whenever its daemon dies.
   const busy = points
     .filter((point) => point !== SUPERSEDING)
@@ -69,7 +69,7 @@ function killCase(point: Point, workload: Workload): FaultCase {
       const actor = await stage.perform(options.name, options);
       if (point === "source-reconciling") await withForeignReplica(stage, actor);
       const victim = stage[side];
-      // The guest has to write to a block before a push of it: the push begins when it has.
+      // The guest has to write to a block before a push or a pull of it: they begin when it has.
       if (point === SUPERSEDING) {
         await stage.source.call("arm-fault", { point: "source-postcopy", action: "stall:60000" });
       }

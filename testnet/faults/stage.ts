@@ -15,7 +15,10 @@ export const MEMORY_BYTES = 8 << 20;
 /** Small, so that "what was in flight is sent again" and "it started over" are two things. */
 export const IN_FLIGHT_BLOCKS = 1024;
 
-export type Workload = "web" | "diabolical" | "idle";
+/** `writes`: nothing but writes, at full rate, so that none of them waits behind a read of a missing block. */
+export type Workload = "web" | "diabolical" | "idle" | "writes";
+
+const WRITES = { workload: "idle", opsPerSecond: "unlimited", depth: 28 };
 
 /** How a migration that was asked for ended for whoever asked. */
 export type Asked = { report: HopReport } | { error: Error };
@@ -38,6 +41,8 @@ export class Stage {
       names: ["alpha", "beta"],
       links: "all",
       config: {
+        // No case is about a host that is believed dead because this machine was busy.
+        membership: { timings: "wan" },
         migration: {
           inFlightBlocksMax: IN_FLIGHT_BLOCKS,
           // Blocks enough for a post-copy that can be disturbed.
@@ -64,7 +69,10 @@ export class Stage {
       hypervisor: "wasm",
       memoryBytes: MEMORY_BYTES,
       vbds: [{ name: "root", sizeBytes: VBD_BYTES }],
-      config: JSON.stringify({ workload, seed, fillBytes: FILL_BYTES, touchedMemoryBytes: MEMORY_BYTES / 2 }),
+      config: JSON.stringify({
+        ...(workload === "writes" ? WRITES : { workload }),
+        ...{ seed, fillBytes: FILL_BYTES, touchedMemoryBytes: MEMORY_BYTES / 2 },
+      }),
     });
     await guestIsFilled(this.source, { domain: name, onFigures: () => {} });
     return { name, id: domain };

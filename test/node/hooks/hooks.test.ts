@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type HookFacts, Hooks } from "../../../node/hooks/hooks.ts";
 import { createLog } from "../../../node/log.ts";
+import { until } from "../../../testnet/waiting.ts";
 
 const FACTS: HookFacts = {
   domain: "6f9619ff-8b86-4d01-b42d-00c04fc964ff",
@@ -73,12 +74,13 @@ describe("a hook", () => {
 
   it("that hangs is ended after its time, with what it started", async () => {
     await install("pre-freeze", `sleep 1000 & echo $! > ${folder}/child; wait`);
-    const result = await hooks(300).run("pre-freeze", FACTS);
-    expect(result).toEqual({ outcome: "failed", reason: "it did not end within 300 ms" });
-    const child = Number(await readFile(join(folder, "child"), "utf8").catch(() => "0"));
-    // Dead, or a zombie that nobody has waited for yet.
-    const state = await readFile(`/proc/${child}/stat`, "latin1").catch(() => "x (x) X");
-    if (child > 0) expect(state.slice(state.lastIndexOf(")") + 2)).toMatch(/^[ZX]/);
+    const result = await hooks(2000).run("pre-freeze", FACTS);
+    expect(result).toEqual({ outcome: "failed", reason: "it did not end within 2000 ms" });
+    const child = Number(await readFile(join(folder, "child"), "utf8"));
+    await until("what the hook started is dead, or a zombie that nobody has waited for", async () => {
+      const stat = await readFile(`/proc/${child}/stat`, "latin1").catch(() => "x (x) X");
+      return /^[ZX]/.test(stat.slice(stat.lastIndexOf(")") + 2)) ? true : undefined;
+    });
   });
 
   it("may print as much as it likes, and little of it is kept", async () => {
