@@ -6,7 +6,7 @@ import type { Cluster, ClusterHost } from "../cluster.ts";
 import { guestProcesses, runningOn } from "../guest.ts";
 import { processesOf } from "../processes.ts";
 import type { StatusLine } from "../status-line.ts";
-import { check } from "../tour-checks.ts";
+import { type Check, check } from "../tour-checks.ts";
 import type { Hop } from "../tour-options.ts";
 import { pause } from "../waiting.ts";
 import type { BeatListener } from "./beat-listener.ts";
@@ -116,7 +116,7 @@ export class GuestJourney {
   }
 
   /** The guest ends in order; then the disks are looked at from outside. */
-  async finish(last: string): Promise<Pick<QemuSummary, "fsck" | "files" | "checks">> {
+  async finish(last: string): Promise<Pick<QemuSummary, "fsck" | "files"> & { checks: Check[] }> {
     const host = this.#cluster.host(last);
     const guest = this.#console;
     if (guest === undefined) throw new Error("the guest has no console");

@@ -9,6 +9,7 @@ import { formatDuration } from "../../node/cli/format.ts";
 import { FileBlockStore } from "../../storage/file-block-store.ts";
 import type { Cluster } from "../cluster.ts";
 import { complain } from "../complaints.ts";
+import { GrowthWatch } from "../growth.ts";
 import { StatusLine } from "../status-line.ts";
 import { hostsOf } from "../tour-options.ts";
 import { BeatListener } from "./beat-listener.ts";
@@ -32,6 +33,8 @@ async function travel(
 ): Promise<Travels> {
   const journey = new GuestJourney(parts.cluster, { ...parts, options });
   const hops = qemuHopsOf(options);
+  const growth = new GrowthWatch(parts.cluster.hosts);
+  const ring = options.route.length - 1;
   let plain: PlainGuest | undefined;
   const baseline: MemoryHop[] = [];
   try {
@@ -44,6 +47,7 @@ async function travel(
     for (const hop of hops) {
       const result = await journey.hop(hop);
       if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
+      if (result.hop % ring === 0) growth.look();
       if (plain === undefined) continue;
       // One at a time: neither takes the processors from the other.
       journey.rest();
@@ -56,6 +60,7 @@ async function travel(
       journey.wake();
     }
     const end = await journey.finish(hops.at(-1)!.to);
+    end.checks.push(...growth.checks());
     return { hops: journey.hops, baseline: plain && baseline, end };
   } finally {
     journey.close();
