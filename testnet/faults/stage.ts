@@ -15,10 +15,10 @@ export const MEMORY_BYTES = 8 << 20;
 /** Small, so that "what was in flight is sent again" and "it started over" are two things. */
 export const IN_FLIGHT_BLOCKS = 1024;
 
-/** `writes`: nothing but writes, at full rate, so that none of them waits behind a read of a missing block. */
+/** `writes`: nothing but writes of whole blocks, at full rate: none of them waits for a missing block. */
 export type Workload = "web" | "diabolical" | "idle" | "writes";
 
-const WRITES = { workload: "idle", opsPerSecond: "unlimited", depth: 28 };
+const WRITES = { workload: "idle", opsPerSecond: "unlimited", wholeBlocks: true };
 
 /** How a migration that was asked for ended for whoever asked. */
 export type Asked = { report: HopReport } | { error: Error };

@@ -41,6 +41,10 @@ export const GuestConfig = z.strictObject({
     .max(VBDS_MAX)
     .default([])
     .describe("vbds with a user's own data: only read, and compared with what was read first"),
+  wholeBlocks: z
+    .boolean()
+    .default(false)
+    .describe("no write begins or ends inside a block of 4 KiB; otherwise half of them do"),
   depth: z
     .int()
     .min(1)

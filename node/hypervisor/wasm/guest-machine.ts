@@ -58,6 +58,7 @@ export class GuestMachine {
     this.#set(L.S_MEMORY_RATE, rateNumber(config.memoryPagesPerSecond, defaults.memoryPagesPerSecond));
     this.#set(L.S_IMAGE_RATE, rateNumber(config.imageOpsPerSecond, 0));
     this.#set(L.S_DEPTH, config.depth ?? defaults.depth);
+    this.#set(L.S_WHOLE_BLOCKS, config.wholeBlocks ? 1 : 0);
     this.#view.setBigUint64(L.S_FILL_BYTES, BigInt(config.fillBytes), true);
     this.#view.setBigUint64(L.S_WORKING_SET_BYTES, BigInt(config.workingSetBytes), true);
     this.#view.setBigUint64(L.S_TOUCHED_BYTES, BigInt(config.touchedMemoryBytes), true);

@@ -97,6 +97,8 @@ export const S_TOUCHED_BYTES: u32 = 192;
 export const S_WORKING_SET_BYTES: u32 = 200;
 /** 1: the last step left work that can go on as soon as a request completes. */
 export const S_BLOCKED: u32 = 208;
+/** 1: the workload writes whole blocks only. */
+export const S_WHOLE_BLOCKS: u32 = 212;
 
 // Counters, u64 each.
 export const C_STEPS: u32 = 256;

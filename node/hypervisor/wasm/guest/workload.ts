@@ -6,6 +6,8 @@ import { count, earn, get, random, randomBelow, randomSkewed, scatter, set, spen
 
 const IMAGE_DEPTH: u32 = 2;
 const PICKS_MAX: u32 = 4;
+/** A shape of writes, of four. */
+const WHOLE: u32 = 3;
 /** How far a rewrite's write stays behind its read, in chunks. */
 const REWRITE_LAG: u32 = 8;
 const RANDOM_OPS: u32 = 2048;
@@ -175,9 +177,9 @@ function flushSome(slot: u32): bool {
   return true;
 }
 
-/** Up to `blocksMax` blocks; half of the writes begin or end inside a block. */
+/** Up to `blocksMax` blocks; half of the writes begin or end inside a block, unless they are all to be whole. */
 function writeSomewhere(slot: u32, blocksMax: u32): bool {
-  const shape = random() & 3;
+  const shape = get(L.S_WHOLE_BLOCKS) ? WHOLE : random() & 3;
   if (shape == 0) return somewhere(slot, L.OP_WRITE, 1 + randomBelow(7), 1);
   if (shape == 1) return somewhere(slot, L.OP_WRITE, 8 + randomBelow(blocksMax * 8 - 7), 1);
   return somewhere(slot, L.OP_WRITE, (1 + randomBelow(blocksMax)) * 8, 8);
