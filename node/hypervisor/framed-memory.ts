@@ -14,6 +14,9 @@ export type StreamTaker = {
   finish(): Promise<void>;
   /** Ends what there is of the domain. Idempotent. */
   discard(): Promise<void>;
+  /** As an `IncomingMemory`'s. */
+  onLoss?(listener: () => void): void;
+  isLost?(): boolean;
 };
 
 export class FramedIncomingMemory implements IncomingMemory {
@@ -64,6 +67,14 @@ export class FramedIncomingMemory implements IncomingMemory {
     this.#failure ??= badStream("it was discarded");
     this.#changed.resolve();
     await this.#taker.discard();
+  }
+
+  onLoss(listener: () => void): void {
+    this.#taker.onLoss?.(listener);
+  }
+
+  isLost(): boolean {
+    return this.#taker.isLost?.() ?? false;
   }
 
   async #pass(data: Uint8Array): Promise<void> {

@@ -65,6 +65,10 @@ export interface IncomingMemory {
   loaded(memoryBytes: number): Promise<void>;
   /** Ends the incoming domain. Idempotent. */
   discard(): Promise<void>;
+  /** Called when the domain has ended, whoever ended it; and perhaps once it was resumed. */
+  onLoss?(listener: () => void): void;
+  /** The domain has ended. A stream that begins again may bring another one. */
+  isLost?(): boolean;
 }
 
 /** What a guest that checks itself found: how much it looked at, and the first few errors in words. */

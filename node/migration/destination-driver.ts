@@ -24,7 +24,7 @@ import type {
   RungChoice,
   SourceMessage,
 } from "../../protocol/messages.ts";
-import { BLOCK_SIZE_BYTES, type BlockRun, type Generation } from "../../protocol/units.ts";
+import { BLOCK_SIZE_BYTES, type Generation } from "../../protocol/units.ts";
 import { digestsOf } from "../../storage/digests.ts";
 import type { Attachment, Copies } from "../attachment/attachment.ts";
 import type { FaultPoints } from "../fault-points.ts";
@@ -32,6 +32,7 @@ import type { IncomingMemory } from "../hypervisor/hypervisor.ts";
 import type { Log } from "../log.ts";
 import { IncomingStream } from "./incoming-stream.ts";
 import { MachineDriver } from "./machine-driver.ts";
+import { pullsOf } from "./pulls.ts";
 import { type Session, toError } from "./session.ts";
 
 /** What is to be kept of a handover: the log travels with the domain. */
@@ -84,8 +85,7 @@ const UNSTAGING = new Set<DestinationEffect["type"]>([
 const FLUSH_EVERY_BYTES = 4 << 20;
 
 const RESUME_RETRY_MS = 2_000;
-
-const PULL_BLOCKS_MAX = 1024;
+const MEMORY_LOST = "the domain that was being received has ended";
 
 /** Bytes of blocks that were read from the socket and not yet stored. A peer that sends on is not read. */
 const UNSTORED_BYTES_MAX = 32 << 20;
@@ -111,6 +111,8 @@ export class DestinationDriver {
   #staging: Promise<void> | undefined;
   #giveUpStaging: ((reason: Error) => void) | undefined;
   #retry: NodeJS.Timeout | undefined;
+  /** To let the domain run. */
+  #attempt: "none" | "running" | "done" = "none";
   #stopped = false;
   #unflushedBytes = 0;
   #flushing: Promise<void> | undefined;
@@ -264,6 +266,8 @@ export class DestinationDriver {
       for (const runs of pullsOf(message.runs)) this.#session?.send({ ...message, runs });
       return;
     }
+    // What was loaded is gone again, and the source still has it: it must not take our word for it.
+    if (message.type === "prepared" && this.#incoming?.memory.isLost?.()) throw new Error(MEMORY_LOST);
     this.#session?.send(message);
     if (message.type === "prepared") await this.#parts.faults.point("destination-prepared");
     if (message.type === "resumed") await this.#parts.faults.point("destination-resumed");
@@ -321,10 +325,18 @@ export class DestinationDriver {
       const memory = await this.#parts.prepareMemory(this.domain);
       // The rest of pre-copy, while the memory takes its time.
       await this.#copies?.flush();
-      this.#incoming = new IncomingStream(
+      const incoming = new IncomingStream(
         { attempt, memory },
-        { onTaken: (offset) => this.#machine.post({ type: "memory-taken", attempt, offset }) },
+        {
+          onTaken: (offset) => this.#machine.post({ type: "memory-taken", attempt, offset }),
+          onLost: () => {
+            // Before that the next bytes find out; after it the domain is ours, and has crashed.
+            if (!["loading", "prepared"].includes(this.state.phase) || this.#incoming !== incoming) return;
+            this.#machine.post(this.#failure(new Error(MEMORY_LOST)));
+          },
+        },
       );
+      this.#incoming = incoming;
       return { type: "memory-ready", attempt };
     });
   }
@@ -376,14 +388,23 @@ export class DestinationDriver {
     if (record.phase === "owner") await faults.point("destination-owner-persisted");
   }
 
-  /** Tried again until it works: nobody else may run the domain. Each failure is shown as the domain's problem. */
+  /**
+   * Tried again until it works: nobody else may run the domain. Each failure is shown as the domain's problem. The
+   * machine asks anew with the source's next session, and time does: one attempt after the other, and none after the
+   * one that worked, as what it would close is the domain's by then.
+   */
   #resume(generation: Generation): void {
+    clearTimeout(this.#retry);
+    if (this.#attempt !== "none") return;
+    this.#attempt = "running";
     this.#later(async () => {
       try {
         await this.#staging;
         this.#staging = undefined;
         this.#copies = await this.#parts.resume(this.#copies, generation, this.#resumeHooks());
+        this.#attempt = "done";
       } catch (error) {
+        this.#attempt = "none";
         if (!this.#stopped) this.#retry = setTimeout(() => this.#resume(generation), RESUME_RETRY_MS);
         throw error;
       }
@@ -471,18 +492,4 @@ export class DestinationDriver {
 /** What a message of blocks costs until it is stored: zero blocks travel for nothing and are written all the same. */
 function costOf({ data, zeroes }: Extract<SourceMessage, { type: "blocks" }>): number {
   return data.length + countOf(zeroes) * BLOCK_SIZE_BYTES;
-}
-
-/** A guest's trim of a whole vbd may wait for more blocks than one `pull` may ask for. */
-function pullsOf(runs: readonly BlockRun[]): BlockRun[][] {
-  const pulls: BlockRun[][] = [];
-  for (const run of runs) {
-    for (let start = run.start; start < run.start + run.count; start += PULL_BLOCKS_MAX) {
-      const count = Math.min(PULL_BLOCKS_MAX, run.start + run.count - start);
-      const last = pulls.at(-1);
-      if (last !== undefined && countOf(last) + count <= PULL_BLOCKS_MAX) last.push({ start, count });
-      else pulls.push([{ start, count }]);
-    }
-  }
-  return pulls;
 }

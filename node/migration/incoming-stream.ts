@@ -22,11 +22,12 @@ export class IncomingStream {
 
   constructor(
     { attempt, memory }: { attempt: number; memory: IncomingMemory },
-    hooks: { onTaken: (offset: number) => void },
+    hooks: { onTaken: (offset: number) => void; onLost?: () => void },
   ) {
     this.attempt = attempt;
     this.memory = memory;
     this.#onTaken = hooks.onTaken;
+    memory.onLoss?.(() => hooks.onLost?.());
   }
 
   /** Reads until the channel ends; rejects when it is cut or when the peer sends nonsense. */

@@ -30,6 +30,8 @@ class QemuTaker implements StreamTaker {
   #receiver: Receiver;
   /** How QEMU's load ended. */
   #load: Promise<string>;
+  #isBeginningAgain = false;
+  readonly #lossListeners: (() => void)[] = [];
 
   constructor(parts: IncomingParts, receiver: Receiver) {
     this.#parts = parts;
@@ -46,8 +48,28 @@ class QemuTaker implements StreamTaker {
 
   async again(): Promise<void> {
     this.#receiver.socket.destroy();
+    this.#isBeginningAgain = true;
     this.#receiver = await this.#parts.launch();
+    this.#isBeginningAgain = false;
     this.#load = loadOf(this.#receiver);
+    for (const listener of this.#lossListeners) this.#listen(listener);
+  }
+
+  onLoss(listener: () => void): void {
+    this.#lossListeners.push(listener);
+    this.#listen(listener);
+  }
+
+  isLost(): boolean {
+    return this.#receiver.client.isClosed;
+  }
+
+  #listen(listener: () => void): void {
+    const receiver = this.#receiver;
+    receiver.client.onLoss(() => {
+      // Not that of one which `again` ends, or has ended.
+      if (this.#receiver === receiver && !this.#isBeginningAgain) listener();
+    });
   }
 
   async finish(): Promise<void> {

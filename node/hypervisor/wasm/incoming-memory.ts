@@ -43,6 +43,14 @@ export class WasmIncomingMemory implements IncomingMemory {
     await this.#control.request({ op: "loaded", memoryBytes });
   }
 
+  onLoss(listener: () => void): void {
+    this.#socket.once("close", listener);
+  }
+
+  isLost(): boolean {
+    return this.#socket.destroyed;
+  }
+
   async discard(): Promise<void> {
     this.#control.close();
     this.#socket.destroy();
