@@ -5,7 +5,6 @@
  */
 
 import { mkdirSync } from "node:fs";
-import { statfs } from "node:fs/promises";
 import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import type { HostDescription } from "../protocol/membership/messages.ts";
 import { LevelMetadata } from "../storage/metadata.ts";
@@ -18,7 +17,7 @@ import type { Progress } from "./control/api.ts";
 import { ControlServer } from "./control/server.ts";
 import { DataProcess } from "./data/data-process.ts";
 import { keyFile } from "./data-folder.ts";
-import { hostPaths } from "./domains/host-paths.ts";
+import { freeBytesOf, hostPaths } from "./domains/host-paths.ts";
 import { nodeErrorOf } from "./errors.ts";
 import { HostGossip } from "./gossip.ts";
 import { type Identity, loadOrCreateIdentity } from "./identity.ts";
@@ -49,7 +48,7 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
   const cluster = await HostCluster.load({ ...hostParts, identity, clock, log });
   const onFound: OnFound = (peer, addresses) => gossip.redial.found(peer, addresses);
   const network = controlNetwork(config, { privateKey, log, keys: cluster.keys, onFound });
-  const freeBytes = (): Promise<number> => freeBytesIn(config.dataDir);
+  const freeBytes = (): Promise<number> => freeBytesOf(paths);
   const domainCount = async (): Promise<number> =>
     (await metadata.domains.list()).filter(({ owner }) => owner === hostId).length;
   const describe = async (): Promise<HostDescription> => ({
@@ -149,11 +148,6 @@ export async function runDaemon(config: NodeConfig): Promise<void> {
     },
   ]);
   log.info("daemon has stopped");
-}
-
-async function freeBytesIn(folder: string): Promise<number> {
-  const { bavail, bsize } = await statfs(folder);
-  return bavail * bsize;
 }
 
 type Part = { start(): Promise<unknown>; stop(): Promise<void> };

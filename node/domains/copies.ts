@@ -4,7 +4,6 @@
  */
 
 import { existsSync, statSync } from "node:fs";
-import { statfs } from "node:fs/promises";
 import type { CopyAtDestination, DomainDescription, VbdDescription } from "../../protocol/messages.ts";
 import { NOBODY } from "../../protocol/recovery.ts";
 import type { Generation } from "../../protocol/units.ts";
@@ -18,7 +17,7 @@ import type { Metadata } from "../../storage/metadata.ts";
 import { sizeOfPath } from "../../storage/path-size.ts";
 import type { ReplicaRecord, VbdRecord } from "../../storage/records.ts";
 import { NodeError } from "../errors.ts";
-import type { HostPaths } from "./host-paths.ts";
+import { freeBytesOf, type HostPaths } from "./host-paths.ts";
 
 export type CopiesParts = { metadata: Metadata; paths: HostPaths; self: string; hostName: string };
 
@@ -102,6 +101,17 @@ export function isVbdName(name: string): boolean {
   return VBD_NAME.test(name) && !name.includes("..");
 }
 
+/** Throws VBD_BUSY where somebody else could write to it: nobody would know of what he wrote. */
+export async function refuseOpenElsewhere(path: string, vbd = path): Promise<void> {
+  const [holder] = await findOpenElsewhere(path);
+  if (holder === undefined) return;
+  const { pid, command } = holder;
+  throw new NodeError("VBD_BUSY", {
+    vbd,
+    holder: `process ${pid} (${command}), which has it open for writing`,
+  });
+}
+
 async function examineCopy(
   { paths, hostName }: { paths: HostPaths; hostName: string },
   {
@@ -128,14 +138,7 @@ async function examineCopy(
       foundBytes: sizeBytes,
     });
   }
-  const holders = await findOpenElsewhere(path);
-  const holder = holders[0];
-  if (holder !== undefined) {
-    throw new NodeError("VBD_BUSY", {
-      vbd: `${domain.name}/${vbd.name} (${path} on ${hostName})`,
-      holder: `process ${holder.pid} (${holder.command}), which has it open for writing`,
-    });
-  }
+  await refuseOpenElsewhere(path, `${domain.name}/${vbd.name} (${path} on ${hostName})`);
   if (record === undefined || replica === undefined) {
     return { kind: "unknown", reason: "this host has no record of what the file is" };
   }
@@ -159,8 +162,7 @@ async function refuseWithoutSpace({
   bytesNeeded: number;
 }): Promise<void> {
   if (bytesNeeded <= 0) return;
-  const { bavail, bsize } = await statfs(paths.dataDir);
-  const freeBytes = bavail * bsize;
+  const freeBytes = await freeBytesOf(paths);
   if (freeBytes < bytesNeeded) {
     throw new NodeError("DESTINATION_FULL", {
       host: hostName,

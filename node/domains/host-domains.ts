@@ -15,7 +15,7 @@ import { blockCountOf } from "../../protocol/units.ts";
 import { FdByteFile } from "../../storage/byte-file.ts";
 import { DirtyLog } from "../../storage/dirty-log.ts";
 import { FileBlockStore } from "../../storage/file-block-store.ts";
-import { findOpenElsewhere, fingerprint } from "../../storage/file-identity.ts";
+import { fingerprint } from "../../storage/file-identity.ts";
 import type { Metadata } from "../../storage/metadata.ts";
 import type { ExportRegistry } from "../../storage/nbd/export-registry.ts";
 import { sizeOfPath } from "../../storage/path-size.ts";
@@ -27,7 +27,7 @@ import type { CreateParams } from "../control/api.ts";
 import { NodeError } from "../errors.ts";
 import type { DomainSpec, Hypervisor } from "../hypervisor/hypervisor.ts";
 import type { Log } from "../log.ts";
-import { isVbdName } from "./copies.ts";
+import { isVbdName, refuseOpenElsewhere } from "./copies.ts";
 import { generationContexts } from "./generation-contexts.ts";
 import { currentBootId, type HostPaths, makeDomainFolder } from "./host-paths.ts";
 import { copyImage, refuseQcow2 } from "./vbd-image.ts";
@@ -187,10 +187,7 @@ export class HostDomains {
     if (path !== undefined) {
       if (!isAbsolute(path)) throw new NodeError("USAGE", { reason: `${path} has to be an absolute path` });
       if (!existsSync(path)) throw new NodeError("USAGE", { reason: `there is no ${path}` });
-      const holder = (await findOpenElsewhere(path))[0];
-      if (holder !== undefined && !mayBeOpen) {
-        throw new NodeError("VBD_BUSY", { vbd: path, holder: `process ${holder.pid} (${holder.command})` });
-      }
+      if (!mayBeOpen) await refuseOpenElsewhere(path);
       refuseQcow2(path);
       return { domain, name, path, sizeBytes: sizeOfPath(path), exportToken };
     }
@@ -219,6 +216,9 @@ export class HostDomains {
       await this.refuseRivals(record);
       if (state === "suspended") await hypervisor.resume(record.id);
       else {
+        // What somebody else writes meanwhile nobody would know of.
+        const mayBeOpen = hypervisor.adopts?.(record.config) ?? false;
+        if (!mayBeOpen) for (const { path } of await this.vbdsOf(record)) await refuseOpenElsewhere(path);
         // It starts on our exports, whatever became of it before.
         await (this.#attachments.get(record.id) ?? (await this.open(record))).beginWindow();
         await hypervisor.start(this.spec(record, await this.vbdsOf(record)));

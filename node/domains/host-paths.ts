@@ -1,6 +1,7 @@
 /** Where things lie in a host's data folder. */
 
 import { mkdirSync, readFileSync } from "node:fs";
+import { statfs } from "node:fs/promises";
 import { join } from "node:path";
 
 export type HostPaths = {
@@ -13,6 +14,8 @@ export type HostPaths = {
   readonly kernels: string;
   /** An operator's programs: see `node/hooks/`. */
   readonly hooks: string;
+  /** A folder per domain: its vbds' files and the records kept beside them. May be a file system of its own. */
+  readonly vbds: string;
   /** The file that a new vbd gets, and the records kept beside it. */
   vbdFile(domain: string, vbd: string): string;
   dirtyLog(domain: string, vbd: string): string;
@@ -20,6 +23,7 @@ export type HostPaths = {
 };
 
 export function hostPaths(dataDir: string): HostPaths {
+  const vbds = join(dataDir, "vbds");
   return {
     dataDir,
     metadata: join(dataDir, "metadata"),
@@ -27,14 +31,22 @@ export function hostPaths(dataDir: string): HostPaths {
     runDir: join(dataDir, "run"),
     kernels: join(dataDir, "kernels"),
     hooks: join(dataDir, "hooks"),
-    vbdFile: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.raw`),
-    dirtyLog: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.written`),
-    presenceLog: (domain, vbd) => join(dataDir, "vbds", domain, `${vbd}.missing`),
+    vbds,
+    vbdFile: (domain, vbd) => join(vbds, domain, `${vbd}.raw`),
+    dirtyLog: (domain, vbd) => join(vbds, domain, `${vbd}.written`),
+    presenceLog: (domain, vbd) => join(vbds, domain, `${vbd}.missing`),
   };
 }
 
 export function makeDomainFolder(paths: HostPaths, domain: string): void {
-  mkdirSync(join(paths.dataDir, "vbds", domain), { recursive: true, mode: 0o700 });
+  mkdirSync(join(paths.vbds, domain), { recursive: true, mode: 0o700 });
+}
+
+/** Room for vbds: of the file system that they are to lie on. */
+export async function freeBytesOf({ vbds, dataDir }: HostPaths): Promise<number> {
+  // The folder is made with the first domain.
+  const { bavail, bsize } = await statfs(vbds).catch(() => statfs(dataDir));
+  return bavail * bsize;
 }
 
 /** The kernel's current boot: what the page cache held survives the daemon, not the host. */
