@@ -1,66 +1,22 @@
 /** How a domain of QEMU reaches its vbds under whole daemons, and what is known of its writes when something dies. */
 
-import { readdir, readlink, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readlink } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import type { HopReport } from "../../node/control/api.ts";
-import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
-import { processesOf } from "../../testnet/processes.ts";
+import type { ClusterHost } from "../../testnet/cluster.ts";
 import { until } from "../../testnet/waiting.ts";
-import {
-  bootSector,
-  HAS_ASSEMBLER,
-  QEMU_EXECUTABLE,
-  SECTOR_GUEST_MEMORY_BYTES,
-  saidBy,
-} from "../node/hypervisor/qemu/sector-guest.ts";
+import { CAN_RUN_QEMU, SectorStage } from "./sector-stage.ts";
 
-const canRun = QEMU_EXECUTABLE !== undefined && HAS_ASSEMBLER;
-const VBD_BYTES = 4 << 20;
-
-describe.skipIf(!canRun)("a domain of QEMU", () => {
-  const image = join(tmpdir(), `sojourn-vbds-${process.pid}.img`);
-  let cluster: Cluster;
+describe.skipIf(!CAN_RUN_QEMU)("a domain of QEMU", () => {
+  const stage = SectorStage.use();
   let alpha: ClusterHost;
   let beta: ClusterHost;
   let name: string;
-  let id: string;
-  let count = 0;
-
-  beforeAll(async () => {
-    const bytes = Buffer.alloc(VBD_BYTES);
-    (await bootSector()).copy(bytes);
-    await writeFile(image, bytes);
-    cluster = await Cluster.start({
-      names: ["alpha", "beta"],
-      config: { qemu: { executable: QEMU_EXECUTABLE, acceleration: "tcg" } },
-    });
-    alpha = cluster.host("alpha");
-    beta = cluster.host("beta");
-  }, 180_000);
-
-  afterAll(async () => {
-    await cluster?.stop();
-    await rm(image, { force: true });
-  });
 
   beforeEach(async () => {
-    name = `guest-${++count}`;
-    const { domain } = await alpha.call("create", {
-      name,
-      hypervisor: "qemu",
-      memoryBytes: SECTOR_GUEST_MEMORY_BYTES,
-      vbds: [{ name: "root", image }],
-      config: "{}",
-    });
-    id = domain;
+    ({ alpha, beta, name } = stage);
     await worksNatively(alpha);
-  });
-
-  afterEach(async () => {
-    await Promise.all(cluster.hosts.map((host) => host.start()));
-    for (const host of cluster.hosts) await host.call("destroy", { domain: name }).catch(() => undefined);
   });
 
   /** QEMU has the vbd's file open, and the guest goes through rounds over its disk and finds no fault. */
@@ -69,17 +25,8 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
       const { vbdFiles } = await host.call("show", { domain: name });
       return vbdFiles?.[0]?.attachment === "qmp, native" ? true : undefined;
     });
-    expect(await filesOf(await guestOf(host))).toContain(join(host.dataDir, "vbds", id, "root.raw"));
-    const log = join(host.runDir, id, "console.log");
-    const before = await saidBy(log);
-    await until(`the guest works on ${host.name}`, async () => {
-      return (await saidBy(log)).rounds >= before.rounds + 2 ? true : undefined;
-    });
-    expect((await saidBy(log)).faults).toBe(0);
-  }
-
-  async function guestOf(host: ClusterHost): Promise<number> {
-    return processesOf(join(host.runDir, id))[0]!;
+    expect(await filesOf(stage.guestOn(host)!)).toContain(stage.vbdFile(host));
+    await stage.works(host);
   }
 
   async function filesOf(pid: number): Promise<string[]> {
@@ -111,7 +58,7 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
   test("is compared by digests after its QEMU was killed outside of a window, and the reason says so", async () => {
     await migrate(alpha, "beta");
     await worksNatively(beta);
-    process.kill(await guestOf(beta), "SIGKILL");
+    process.kill(stage.guestOn(beta)!, "SIGKILL");
     await until("the crash is seen", async () => {
       return (await beta.call("show", { domain: name })).state === "crashed" ? true : undefined;
     });

@@ -1,95 +1,36 @@
 /** Domains of QEMU under whole daemons, and what becomes of them when something dies on the way. */
 
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { HopReport } from "../../node/control/api.ts";
-import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
+import type { ClusterHost } from "../../testnet/cluster.ts";
 import { FaultLog } from "../../testnet/faults/stage.ts";
-import { processesOf } from "../../testnet/processes.ts";
 import { until } from "../../testnet/waiting.ts";
-import {
-  bootSector,
-  HAS_ASSEMBLER,
-  QEMU_EXECUTABLE,
-  SECTOR_GUEST_MEMORY_BYTES,
-  saidBy,
-  tellToReset,
-} from "../node/hypervisor/qemu/sector-guest.ts";
+import { tellToReset } from "../node/hypervisor/qemu/sector-guest.ts";
+import { CAN_RUN_QEMU, SectorStage } from "./sector-stage.ts";
 
-const canRun = QEMU_EXECUTABLE !== undefined && HAS_ASSEMBLER;
-const VBD_BYTES = 4 << 20;
 const HOOKS = ["pre-migrate", "pre-freeze", "post-resume", "post-migrate", "failed"];
 
-describe.skipIf(!canRun)("a domain of QEMU", () => {
-  let cluster: Cluster;
+describe.skipIf(!CAN_RUN_QEMU)("a domain of QEMU", () => {
+  const stage = SectorStage.use();
+  const works = (host: ClusterHost): Promise<void> => stage.works(host);
+  const stateOn = (host: ClusterHost): Promise<string> => stage.stateOn(host);
+  const guestOf = (host: ClusterHost): number | undefined => stage.guestOn(host);
   let alpha: ClusterHost;
   let beta: ClusterHost;
-  let folder: string;
   let name: string;
   let id: string;
-  let count = 0;
 
-  beforeAll(async () => {
-    folder = await mkdtemp(join(tmpdir(), "sojourn-qemu-"));
-    const image = Buffer.alloc(VBD_BYTES);
-    (await bootSector()).copy(image);
-    await writeFile(join(folder, "image"), image);
-    cluster = await Cluster.start({
-      names: ["alpha", "beta"],
-      config: { qemu: { executable: QEMU_EXECUTABLE, acceleration: "tcg" } },
-    });
-    alpha = cluster.host("alpha");
-    beta = cluster.host("beta");
-  }, 120_000);
-
-  afterAll(async () => {
-    await cluster?.stop();
-    await rm(folder, { recursive: true, force: true });
+  beforeEach(() => {
+    ({ alpha, beta, name, id } = stage);
   });
-
-  beforeEach(async () => {
-    name = `guest-${++count}`;
-    const { domain } = await alpha.call("create", {
-      name,
-      hypervisor: "qemu",
-      memoryBytes: SECTOR_GUEST_MEMORY_BYTES,
-      vbds: [{ name: "root", image: join(folder, "image") }],
-      config: "{}",
-    });
-    id = domain;
-    await works(alpha);
-  });
-
-  afterEach(async () => {
-    await Promise.all(cluster.hosts.map((host) => host.start()));
-    for (const host of cluster.hosts) await host.call("destroy", { domain: name }).catch(() => undefined);
-  });
-
-  /** The guest goes through two rounds over its disk and memory, and finds no fault. */
-  async function works(host: ClusterHost): Promise<void> {
-    const log = join(host.runDir, id, "console.log");
-    const before = await saidBy(log);
-    await until(`the guest works on ${host.name}`, async () => {
-      return (await saidBy(log)).rounds >= before.rounds + 2 ? true : undefined;
-    });
-    expect((await saidBy(log)).faults).toBe(0);
-  }
-
-  async function stateOn(host: ClusterHost): Promise<string> {
-    return (await host.call("show", { domain: name })).state;
-  }
-
-  async function guestOf(host: ClusterHost): Promise<number | undefined> {
-    return processesOf(join(host.runDir, id))[0];
-  }
 
   test("goes to another host with its disk, and comes back with what it wrote there", async () => {
     const there: HopReport = await alpha.call("migrate", { domain: name, to: "beta" });
     expect(there).toMatchObject({ rung: "allocated", generation: 2 });
     await works(beta);
-    expect(await guestOf(alpha)).toBeUndefined();
+    expect(guestOf(alpha)).toBeUndefined();
     const back: HopReport = await beta.call("migrate", { domain: name, to: "alpha" });
     expect(back).toMatchObject({ rung: "bitmaps", generation: 3 });
     await works(alpha);
@@ -98,22 +39,22 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
 
   test("is shut down in order and started again", async () => {
     expect(await alpha.call("stop", { domain: name })).toMatchObject({ state: "shutoff" });
-    expect(await guestOf(alpha)).toBeUndefined();
+    expect(guestOf(alpha)).toBeUndefined();
     await alpha.call("start", { domain: name });
     await works(alpha);
   });
 
   test("runs on while its daemon is gone", async () => {
-    const pid = await guestOf(alpha);
+    const pid = guestOf(alpha);
     await alpha.kill9();
-    expect(await guestOf(alpha)).toBe(pid);
+    expect(guestOf(alpha)).toBe(pid);
     await alpha.start();
     await works(alpha);
     expect(await stateOn(alpha)).toBe("running");
   });
 
   test("is seen to have crashed when its QEMU was killed, and boots again", async () => {
-    process.kill((await guestOf(alpha))!, "SIGKILL");
+    process.kill(guestOf(alpha)!, "SIGKILL");
     await until("the crash is seen", async () => ((await stateOn(alpha)) === "crashed" ? true : undefined));
     await alpha.call("start", { domain: name });
     await works(alpha);
@@ -137,7 +78,7 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
     const attempt = alpha.call("migrate", { domain: name, to: "beta" });
     attempt.catch(() => undefined);
     await faults.fired("source-freezing");
-    process.kill((await guestOf(beta))!, "SIGKILL");
+    process.kill(guestOf(beta)!, "SIGKILL");
     await expect(attempt).rejects.toMatchObject({ code: "MIGRATION_FAILED" });
     await works(alpha);
     await alpha.call("migrate", { domain: name, to: "beta" });
@@ -150,10 +91,10 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
     const attempt = alpha.call("migrate", { domain: name, to: "beta" });
     attempt.catch(() => undefined);
     await faults.fired("source-freezing");
-    process.kill((await guestOf(alpha))!, "SIGKILL");
+    process.kill(guestOf(alpha)!, "SIGKILL");
     await expect(attempt).rejects.toMatchObject({ code: "MIGRATION_FAILED" });
     expect(await stateOn(alpha)).toBe("crashed");
-    await until("the destination tidied up", async () => ((await guestOf(beta)) ? undefined : true));
+    await until("the destination tidied up", async () => (guestOf(beta) ? undefined : true));
     await alpha.call("start", { domain: name });
     await works(alpha);
   });
@@ -179,7 +120,7 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
     await beta.start();
     await works(beta);
     expect(await attempt).toMatchObject({ to: "beta", generation: 2 });
-    expect(await guestOf(alpha)).toBeUndefined();
+    expect(guestOf(alpha)).toBeUndefined();
   });
 
   describe("with hooks", () => {
@@ -193,15 +134,15 @@ describe.skipIf(!canRun)("a domain of QEMU", () => {
     }
 
     afterEach(async () => {
-      for (const host of cluster.hosts)
-        await rm(join(host.dataDir, "hooks"), { recursive: true, force: true });
+      for (const host of stage.hosts) await rm(join(host.dataDir, "hooks"), { recursive: true, force: true });
     });
 
     test("has each told its step, at the host whose step it is", async () => {
-      for (const host of cluster.hosts) await install(host, () => `cat >> ${folder}/${name}-${host.name}`);
+      for (const host of stage.hosts)
+        await install(host, () => `cat >> ${stage.folder}/${name}-${host.name}`);
       await alpha.call("migrate", { domain: name, to: "beta" });
       const told = async (host: ClusterHost): Promise<Record<string, unknown>[]> => {
-        const text = await readFile(join(folder, `${name}-${host.name}`), "utf8").catch(() => "");
+        const text = await readFile(join(stage.folder, `${name}-${host.name}`), "utf8").catch(() => "");
         return text.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line)]));
       };
       await until("all were told", async () => ((await told(alpha)).length === 3 ? true : undefined));
