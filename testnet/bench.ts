@@ -4,12 +4,14 @@ import { runDirtyRate } from "./bench/dirty-rate.ts";
 import { runMigrate } from "./bench/migrate.ts";
 import { runNbd } from "./bench/nbd.ts";
 import { runPivots } from "./bench/pivots.ts";
+import { runSteady } from "./bench/steady.ts";
 
 const BENCHES: Record<string, (args: readonly string[]) => Promise<boolean>> = {
   "dirty-rate": runDirtyRate,
   migrate: runMigrate,
   nbd: runNbd,
   pivots: runPivots,
+  steady: runSteady,
 };
 
 const [name = "", ...args] = process.argv.slice(2);

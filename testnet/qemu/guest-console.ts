@@ -1,4 +1,4 @@
-/** The guest's serial console: one JSON object per line from the workload, one word per line to it. */
+/** The guest's serial console: one JSON object per line from the workload, one command per line to it. */
 
 import type { Socket } from "node:net";
 import { z } from "zod";
@@ -51,8 +51,8 @@ export class GuestConsole {
     });
   }
 
-  say(word: "verify" | "sums" | "halt" | "reboot" | "status"): void {
-    this.#socket.write(`${word}\n`);
+  say(command: "verify" | "sums" | "halt" | "reboot" | "status" | `fio ${string}`): void {
+    this.#socket.write(`${command}\n`);
   }
 
   close(): void {

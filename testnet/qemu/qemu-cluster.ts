@@ -20,11 +20,11 @@ export async function guestParts(say: (what: string) => void): Promise<GuestPart
 export async function startQemuCluster(
   names: readonly string[],
   { packages, image }: GuestParts,
-  { acceleration }: { acceleration: "tcg" | "kvm" },
+  { acceleration, extraArguments = false }: { acceleration: "tcg" | "kvm"; extraArguments?: boolean },
 ): Promise<Cluster> {
   const cluster = await Cluster.start({
     names,
-    config: { qemu: { executable: packages.executable, acceleration } },
+    config: { qemu: { executable: packages.executable, acceleration, extraArguments } },
     env: { SOJOURN_LOG: process.env.SOJOURN_LOG ?? "info" },
   });
   for (const { dataDir } of cluster.hosts) await linkKernel(join(dataDir, "kernels"), image);

@@ -8,7 +8,8 @@
  *   beats    an Ethernet frame with a counter, every few milliseconds
  *
  * Whatever is read is compared with what was last written. It speaks over the serial console: one JSON object
- * per line out, one word per line in (verify, sums, halt, reboot, status).
+ * per line out, one command per line in: verify, sums, halt, reboot, status, or fio with its arguments where the
+ * image has it.
  */
 
 #define _GNU_SOURCE
@@ -39,6 +40,8 @@
 #define FILES "/data"
 #define FILES_MAX 4096
 #define FILE_BYTES_MAX (256 * 1024)
+#define COMMAND_MAX 512
+#define FIO_OUTPUT_MAX (256 * 1024)
 #define BLOCKS_AT_ONCE (FILE_BYTES_MAX / BLOCK)
 #define MAGIC 0x534a524eU
 #define ERRORS_KEPT 5
@@ -60,6 +63,16 @@ static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
 static char first_errors[ERRORS_KEPT][120];
 
+static void write_console(const char *text, size_t length)
+{
+	pthread_mutex_lock(&console_lock);
+	for (size_t at = 0; at < length;) {
+		ssize_t n = write(console, text + at, length - at);
+		if (n > 0) at += n;
+	}
+	pthread_mutex_unlock(&console_lock);
+}
+
 static void say(const char *format, ...)
 {
 	char line[1024];
@@ -69,12 +82,7 @@ static void say(const char *format, ...)
 	va_end(arguments);
 	if (length > (int)sizeof line - 2) length = sizeof line - 2;
 	line[length++] = '\n';
-	pthread_mutex_lock(&console_lock);
-	for (int at = 0; at < length;) {
-		ssize_t n = write(console, line + at, length - at);
-		if (n > 0) at += n;
-	}
-	pthread_mutex_unlock(&console_lock);
+	write_console(line, length);
 }
 
 static void fault(const char *format, ...)
@@ -441,6 +449,22 @@ static void *report(void *unused)
 	return unused;
 }
 
+/* Its result is a JSON object of many lines; what it prints before that is not ours to tell. */
+static void run_fio(const char *arguments)
+{
+	static char output[FIO_OUTPUT_MAX], line[FIO_OUTPUT_MAX + 100];
+	char command[COMMAND_MAX + 64];
+	snprintf(command, sizeof command, "exec /bin/fio --output-format=json --eta=never %s", arguments);
+	FILE *fio = popen(command, "r");
+	size_t length = fio ? fread(output, 1, sizeof output - 1, fio) : 0;
+	output[length] = 0;
+	int status = fio ? pclose(fio) : -1;
+	for (char *c = output; *c; c++) if ((unsigned char)*c < ' ') *c = ' ';
+	char *result = strchr(output, '{');
+	if (!result) say("{\"type\":\"fio\",\"status\":%d}", status);
+	else write_console(line, sprintf(line, "{\"type\":\"fio\",\"status\":%d,\"result\":%s}\n", status, result));
+}
+
 static void obey(const char *command)
 {
 	if (strcmp(command, "verify") == 0) verify();
@@ -448,6 +472,7 @@ static void obey(const char *command)
 	else if (strcmp(command, "status") == 0) status();
 	else if (strcmp(command, "halt") == 0) end(RB_POWER_OFF);
 	else if (strcmp(command, "reboot") == 0) end(RB_AUTOBOOT);
+	else if (strncmp(command, "fio ", 4) == 0) run_fio(command + 4);
 	else if (command[0] != 0) say("{\"type\":\"unknown\"}");
 }
 
@@ -497,7 +522,7 @@ static void begin(void)
 int main(void)
 {
 	pthread_t thread;
-	char line[64];
+	char line[COMMAND_MAX];
 	size_t length = 0;
 	console = open("/dev/ttyS0", O_RDWR | O_NOCTTY);
 	struct termios raw;
