@@ -42,6 +42,42 @@ export class ProcessMeter {
   }
 }
 
+/**
+ * How many processors all others use while `pids` and this process work: what a measurement on a machine that does
+ * something else suffers from. Guests' threads are their process's here.
+ */
+export class OthersMeter {
+  readonly #pids: readonly number[];
+  readonly #begunMs = performance.now();
+  readonly #begun: number;
+
+  /** Of processes that do not end meanwhile. */
+  constructor(pids: readonly number[]) {
+    this.#pids = [process.pid, ...pids];
+    this.#begun = this.#seconds();
+  }
+
+  /** On average since it began. */
+  cores(): number {
+    return (1000 * (this.#seconds() - this.#begun)) / (performance.now() - this.#begunMs);
+  }
+
+  #seconds(): number {
+    const own = this.#pids.reduce((sum, pid) => sum + ticksOf(`/proc/${pid}`), 0);
+    return (busyTicks() - own) / TICKS_PER_SECOND;
+  }
+}
+
+/** Of all processors; time that a hypervisor gave to somebody else is busy, too. */
+function busyTicks(): number {
+  const [user, nice, system, , , irq, softirq, steal] = readFileSync("/proc/stat", "latin1")
+    .split("\n", 1)[0]!
+    .split(/\s+/)
+    .slice(1)
+    .map(Number);
+  return user! + nice! + system! + irq! + softirq! + steal!;
+}
+
 /** Undefined for one that has ended. */
 function cpuSecondsOf(pid: number): number | undefined {
   try {

@@ -15,13 +15,16 @@ import { FIO_MEMORY_BYTES, type FioFigures, runFio } from "../qemu/guest-fio.ts"
 import { guestConfig } from "../qemu/guest-journey.ts";
 import { PlainGuest } from "../qemu/plain-guest.ts";
 import { until } from "../waiting.ts";
-import { ProcessMeter } from "./process-meter.ts";
+import { OthersMeter, ProcessMeter } from "./process-meter.ts";
 
 /** `on`: as a domain usually is. `off`: its dirty bitmaps are disabled. `window`: it migrates, and goes nowhere. */
 export type Way = "plain" | "on" | "off" | "window";
 
-/** `cpuSeconds`: of QEMU and the daemons, without the threads that run the guest's code, fio's own start included. */
-export type Figures = FioFigures & { cpuSeconds: number };
+/**
+ * `cpuSeconds`: of QEMU and the daemons, without the threads that run the guest's code, fio's own start included.
+ * `othersCores`: what the rest of the machine had of the processors meanwhile.
+ */
+export type Figures = FioFigures & { cpuSeconds: number; othersCores: number };
 
 export type GuestsOptions = { seconds: number; size: number; depth: number };
 
@@ -167,13 +170,13 @@ export class SteadyGuests {
   async #measure(console: GuestConsole): Promise<Figures> {
     const { seconds, depth } = this.#options;
     const pids = console === this.#plain?.console ? this.#plainPids() : this.#managedPids();
-    const meter = new ProcessMeter(() => pids);
+    const [meter, others] = [new ProcessMeter(() => pids), new OthersMeter(pids)];
     try {
       const figures = await runFio(console, [
         ...[`--filename=${DEVICE}`, "--rw=randrw", "--bs=4k", `--iodepth=${depth}`, "--norandommap"],
         ...["--time_based", `--ramp_time=${RAMP_SECONDS}`, `--runtime=${seconds}`],
       ]);
-      return { ...figures, cpuSeconds: meter.end() };
+      return { ...figures, cpuSeconds: meter.end(), othersCores: others.cores() };
     } finally {
       meter.end();
     }

@@ -1,7 +1,8 @@
 /**
  * `npm run bench -- steady`: fio in a Linux, on QEMU alone and under our daemons: with QEMU's dirty bitmaps, without
  * them, and in a migration's window. The ways take turns in every round, forth and back, so a machine that gets slower
- * does so for all of them; a ratio is that of two ways in one round, and medians count.
+ * does so for all of them. A ratio is that of two ways in one round, medians count, and a measurement beside which
+ * something else worked is not used where there are others.
  */
 
 import { Command } from "commander";
@@ -17,8 +18,8 @@ type Options = { rounds: number; seconds: number; size: number; depth: number; j
 
 type Sample = Figures & { way: Way; round: number };
 
-/** Of one way in one round beside another in the same round. */
-type Ratio = { median: number; min: number; max: number };
+/** Of one way in one round beside another in the same round; `rounds`: how many counted. */
+type Ratio = { median: number; min: number; max: number; rounds: number };
 
 type Row = Figures & { way: Way; iopsMin: number; iopsMax: number; ofPlain: Ratio };
 
@@ -29,6 +30,8 @@ const WAYS: Record<Way, string> = {
   window: "sojourn, in a window",
 };
 const ORDER = Object.keys(WAYS) as Way[];
+/** Of a processor: what others may have of the machine, the kernel's own threads among them. */
+const OTHERS_CORES_MAX = 0.15;
 
 export async function runSteady(argv: readonly string[]): Promise<boolean> {
   const options = parse(argv);
@@ -72,7 +75,7 @@ async function measure(
 }
 
 function rowOf(way: Way, samples: readonly Sample[]): Row {
-  const own = samples.filter((sample) => sample.way === way);
+  const own = quietOf(samples.filter((sample) => sample.way === way));
   const medianOf = (figure: keyof Figures): number => median(own.map((sample) => sample[figure]));
   const iops = own.map((sample) => sample.iops);
   return {
@@ -84,17 +87,31 @@ function rowOf(way: Way, samples: readonly Sample[]): Row {
     p50Us: medianOf("p50Us"),
     p99Us: medianOf("p99Us"),
     cpuSeconds: medianOf("cpuSeconds"),
+    othersCores: medianOf("othersCores"),
     ofPlain: ratioOf(way, "plain", samples),
   };
 }
 
 function ratioOf(way: Way, beside: Way, samples: readonly Sample[]): Ratio {
-  const ratios = samples
+  const pairs = samples
     .filter((sample) => sample.way === way)
-    .map(({ round, iops }) => {
-      return iops / samples.find((other) => other.way === beside && other.round === round)!.iops;
+    .map((one) => {
+      const other = samples.find((sample) => sample.way === beside && sample.round === one.round)!;
+      return { ratio: one.iops / other.iops, othersCores: Math.max(one.othersCores, other.othersCores) };
     });
-  return { median: median(ratios), min: Math.min(...ratios), max: Math.max(...ratios) };
+  const ratios = quietOf(pairs).map(({ ratio }) => ratio);
+  return {
+    median: median(ratios),
+    min: Math.min(...ratios),
+    max: Math.max(...ratios),
+    rounds: ratios.length,
+  };
+}
+
+/** Without those beside which something else worked; all where none is left. */
+function quietOf<T extends { othersCores: number }>(all: readonly T[]): readonly T[] {
+  const quiet = all.filter(({ othersCores }) => othersCores <= OTHERS_CORES_MAX);
+  return quiet.length > 0 ? quiet : all;
 }
 
 const COLUMNS: readonly Column<Row>[] = [
@@ -109,8 +126,10 @@ const COLUMNS: readonly Column<Row>[] = [
   { title: "P50 US", align: "right", cell: ({ p50Us }) => p50Us.toFixed(0) },
   { title: "P99 US", align: "right", cell: ({ p99Us }) => p99Us.toFixed(0) },
   { title: "CPU S", align: "right", cell: ({ cpuSeconds }) => cpuSeconds.toFixed(1) },
+  { title: "OTHERS' CPUS", align: "right", cell: ({ othersCores }) => othersCores.toFixed(2) },
   { title: "OF QEMU ALONE", align: "right", cell: ({ ofPlain }) => ofPlain.median.toFixed(3) },
   { title: "MIN-MAX", align: "right", cell: ({ ofPlain }) => spread(ofPlain) },
+  { title: "ROUNDS", align: "right", cell: ({ ofPlain }) => String(ofPlain.rounds) },
 ];
 
 function report(
@@ -119,9 +138,10 @@ function report(
 ): string {
   return [
     formatTable(COLUMNS, rows),
-    `tracking on / off: ${trackingOnOverOff.median.toFixed(3)} (${spread(trackingOnOverOff)})\n`,
+    `tracking on / off: ${trackingOnOverOff.median.toFixed(3)} (${spread(trackingOnOverOff)}, ${trackingOnOverOff.rounds} rounds)\n`,
     `4 KiB at random, reads and writes, ${options.depth} at once, past the guest's page cache; `,
-    `${options.rounds} rounds of ${options.seconds} s; ratios are those of single rounds\n`,
+    `${options.rounds} rounds of ${options.seconds} s; ratios are of single rounds, `,
+    `of those beside which others had no more than ${OTHERS_CORES_MAX} of a processor where there are any\n`,
   ].join("");
 }
 
