@@ -88,9 +88,7 @@ function rolledBack(
       ],
     ];
   }
-  const { source } = context;
-  const [next, effects] = attach(reception, context);
-  return [next, [{ type: "persist", record: { phase: "receiving", source, ...begun } }, ...effects]];
+  return attach(reception, context);
 }
 
 /** The source begins a session. It is accepted once nothing of an earlier one is on its way. */
@@ -98,8 +96,11 @@ export function attach(reception: Reception, context: DestinationContext): Desti
   if (reception.answersOpen > 0) {
     return [{ phase: "receiving", reception: { ...reception, link: "draining" } }, []];
   }
-  const next: Reception = { ...reception, link: "up" };
-  return [{ phase: "receiving", reception: next }, [accept(next, context)]];
+  const next: Reception = { ...reception, link: "up", isPromised: false };
+  const record = { phase: "receiving", source: context.source, ...reception.begun } as const;
+  // Or an operator could adopt what the next blocks are written over.
+  const takeBack: DestinationEffect[] = reception.isPromised ? [{ type: "persist", record }] : [];
+  return [{ phase: "receiving", reception: next }, [...takeBack, accept(next, context)]];
 }
 
 export function accept({ copies, memory }: Reception, { session }: DestinationContext): DestinationEffect {

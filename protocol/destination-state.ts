@@ -67,8 +67,9 @@ export type DestinationRecord =
       generation: Generation;
     }
   /**
-   * All of generation `generation` (the source's) is here except `missing`, which the stores keep durably.
-   * Only the source knows whether the handover happened.
+   * All of generation `generation` (the source's) is here except `missing`, which the stores keep durably, and the
+   * memory, which no journal can keep: written while that arrives. The vote, which is sent, needs both. Only the
+   * source knows whether the handover happened.
    */
   | {
       phase: "prepared";
@@ -119,14 +120,22 @@ export type Reception = {
   readonly memory: IncomingStream | undefined;
   readonly log: readonly GenerationLogEntry[];
   readonly replicas: readonly ReplicaNote[];
+  /** The journal says `prepared`: taken back before anything else is received. */
+  readonly isPromised: boolean;
 };
 
 export type DestinationState =
   | { phase: "idle" }
   | { phase: "examining"; begun: Begun; isAttached: boolean }
   | { phase: "receiving"; reception: Reception }
-  /** `prepare` came: waits until the memory is loaded and the rest durable. */
-  | { phase: "loading"; reception: Reception; attempt: number; isLoaded: boolean; isDurable: boolean }
+  /** `prepare` came: waits until the memory is loaded and the rest durable, side by side. */
+  | {
+      phase: "loading";
+      reception: Reception;
+      attempt: number;
+      load: "tail is coming" | "begun" | "done";
+      isDurable: boolean;
+    }
   /**
    * In doubt: only the source knows. The domain stays suspended here, however long that takes.
    * `reception` is undefined after a restart.

@@ -1,7 +1,7 @@
 /**
  * The destination's half of a three-phase migration, paper §1.6.
  *
- *   idle ─begin─▶ examining ─examined─▶ receiving ─prepare─▶ loading ─loaded, durable─▶ prepared
+ *   idle ─begin─▶ examining ─examined─▶ receiving ─prepare─▶ loading ─durable, loaded─▶ prepared
  *                     │ refused             ▲ │                 │                         ║ handover
  *                     ▼                     │ │ abort, failed   │ begin (rolled back)     ║ persist owner
  *                  aborted ◀────────────────┼─┴─────────────────┤                         ▼
@@ -158,6 +158,7 @@ function examining(
         memory: undefined,
         log: [],
         replicas: [],
+        isPromised: false,
       };
       return [{ phase: "receiving", reception }, isAttached ? [accept(reception, context)] : []];
     }
@@ -339,13 +340,10 @@ function prepare(state: Phase<"receiving">, message: Order<"prepare">): Destinat
   const { begun, log, replicas, memory, isOpen } = reception;
   // A source that prepares has our answer to everything it sent.
   if (!isOpen || memory === undefined || reception.answersOpen > 0) return unexpected(state, message);
-  const { attempt, memoryBytes, written, missing } = message;
+  const { attempt, written, missing } = message;
   return [
-    { ...asked(reception), phase: "loading", attempt, isLoaded: false, isDurable: false },
-    [
-      { type: "load", attempt, memoryBytes },
-      { type: "make-durable", attempt, generation: begun.generation, log, replicas, written, missing },
-    ],
+    { ...asked(reception), phase: "loading", attempt, load: "tail is coming", isDurable: false },
+    [{ type: "make-durable", attempt, generation: begun.generation, log, replicas, written, missing }],
   ];
 }
 
@@ -358,16 +356,9 @@ function loading(
   switch (event.type) {
     case "loaded":
       if (event.attempt !== state.attempt) return [state, []];
-      return loadedAndDurable({ ...state, isLoaded: true }, context);
+      return vote({ ...state, load: "done" });
     case "durable":
-      return loadedAndDurable(
-        {
-          ...state,
-          reception: { ...reception, answersOpen: reception.answersOpen - 1 },
-          isDurable: true,
-        },
-        context,
-      );
+      return promise(state, context);
     case "memory-taken":
       return memoryTaken(state, event);
     case "failed":
@@ -377,6 +368,7 @@ function loading(
       return [{ phase: "receiving", reception: { ...reception, link: "lost" } }, []];
     case "received": {
       const { message } = event;
+      if (message.type === "memory-ended") return load(state, message);
       if (message.type !== "abort" || message.migration !== reception.begun.migration) {
         return unexpected(state, message);
       }
@@ -387,17 +379,26 @@ function loading(
   }
 }
 
-function loadedAndDurable(state: Phase<"loading">, { source }: DestinationContext): DestinationStep {
+function load(state: Phase<"loading">, message: Order<"memory-ended">): DestinationStep {
+  const { attempt, memoryBytes } = message;
+  if (attempt !== state.attempt || state.load !== "tail is coming") return unexpected(state, message);
+  return [{ ...state, load: "begun" }, [{ type: "load", attempt, memoryBytes }]];
+}
+
+/** The journal has the promise before the memory is whole, so that the frozen guest does not wait for both. */
+function promise(state: Phase<"loading">, { source }: DestinationContext): DestinationStep {
   const { reception } = state;
-  if (!state.isLoaded || !state.isDurable) return [state, []];
-  return [
-    { phase: "prepared", begun: reception.begun, reception },
-    // Durable first: the source passes its point of no return because of this promise.
-    [
-      { type: "persist", record: { phase: "prepared", source, ...reception.begun } },
-      send({ type: "prepared" }),
-    ],
-  ];
+  const { begun, answersOpen } = reception;
+  const next = { ...reception, answersOpen: answersOpen - 1, isPromised: true };
+  const [voted, effects] = vote({ ...state, reception: next, isDurable: true });
+  return [voted, [{ type: "persist", record: { phase: "prepared", source, ...begun } }, ...effects]];
+}
+
+/** Durable first: the source passes its point of no return because of this promise. */
+function vote(state: Phase<"loading">): DestinationStep {
+  const { reception } = state;
+  if (state.load !== "done" || !state.isDurable) return [state, []];
+  return [{ phase: "prepared", begun: reception.begun, reception }, [send({ type: "prepared" })]];
 }
 
 /** This host cannot go on. Nothing was handed over: the domain goes on at the source. */

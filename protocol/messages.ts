@@ -3,7 +3,7 @@
  * gives each its octets. Bitmaps travel run-length coded and arrive here decoded and range-checked.
  *
  * A session is one main stream and, from the memory stage on, one memory stream on a connection of its
- * own. Order holds within a stream, not between the two: `prepare` names the memory stream's length.
+ * own. Order holds within a stream, not between the two: `memory-ended` names the memory stream's length.
  */
 
 import type { BlockBitmap } from "./block-bitmap.ts";
@@ -89,16 +89,18 @@ export type SourceMessage =
   /** Closed generations, shipped before the freeze so that the downtime does not pay for them. */
   | { type: "log"; entries: readonly GenerationLogEntry[]; replicas: readonly ReplicaNote[] }
   /**
-   * The domain is frozen: all that is needed to run generation + 1, except the missing blocks.
+   * The domain is frozen: all that is needed to run generation + 1, except the missing blocks and the memory's
+   * tail, which is on its way.
    * `written` is the source's last generation, `missing` what the destination has not received.
    */
   | {
       type: "prepare";
       attempt: number;
-      memoryBytes: number;
       written: readonly BlockBitmap[];
       missing: readonly BlockBitmap[];
     }
+  /** After `prepare`: the memory stream of `attempt` is whole, and so long since its begin. */
+  | { type: "memory-ended"; attempt: number; memoryBytes: number }
   /** The point of no return is durable here: the destination runs the domain under `generation`. */
   | { type: "handover"; migration: MigrationId; generation: Generation }
   /** This migration is over and the domain stays at the source. Only before the handover. */

@@ -285,7 +285,7 @@ function alone(mine: Testimony, heard: Generation): Decision {
       return {
         do: "wait",
         because,
-        adoption: { from: guest === "none" ? "disk" : "frozen guest", generation },
+        adoption: { from: livingOf(mine), generation },
       };
     }
     const missing = incoming.missingBlocks ?? "an unknown number of";

@@ -31,13 +31,13 @@ export function freezing(state: Phase<"freezing">, event: SourceEvent): SourceSt
       return [state, [{ type: "fence", attempt }]];
     case "memory-ended":
       if (event.attempt !== attempt) return [state, []];
-      return prepare({ ...state, memoryBytes: event.memoryBytes });
+      return [{ ...state, memoryBytes: event.memoryBytes }, []];
     case "fenced":
       // No freeze began while an earlier fence was unanswered, see `isQuiet`.
       if (event.attempt !== attempt) return [state, []];
       trip.roundsOpen -= 1;
       trip.sender.add(event.dirty);
-      return prepare({ ...state, written: event.written });
+      return prepare(state, event.written);
     case "received": {
       const { message } = event;
       if (message.type === "memory-taken") {
@@ -54,21 +54,34 @@ export function freezing(state: Phase<"freezing">, event: SourceEvent): SourceSt
   }
 }
 
-/** The handover's first half, once every answer is in: all but the missing blocks (paper §1.6, phase 2). */
-function prepare(state: Phase<"freezing">): SourceStep {
-  const { attempt, trip, memory, written, memoryBytes } = state;
-  if (written === undefined || memoryBytes === undefined) return [state, []];
+/**
+ * The handover's first half: all but the missing blocks (paper §1.6, phase 2). The memory's tail may still be on its
+ * way: the destination makes the vbds durable meanwhile.
+ */
+function prepare(state: Phase<"freezing">, written: readonly BlockBitmap[]): SourceStep {
+  const { attempt, trip, memory, memoryBytes } = state;
   trip.sender.add(trip.deferred);
   for (const hot of trip.deferred) hot.clear();
   const missing = trip.sender.toSend.map((bitmap) => bitmap.clone());
   return [
-    { phase: "preparing", attempt, trip, memory },
-    [{ type: "send", message: { type: "prepare", attempt, memoryBytes, written, missing } }],
+    { phase: "preparing", attempt, trip, memory, isMemoryEnded: memoryBytes !== undefined },
+    [
+      { type: "send", message: { type: "prepare", attempt, written, missing } },
+      ...(memoryBytes === undefined ? [] : [memoryEnded(attempt, memoryBytes)]),
+    ],
   ];
 }
 
+function memoryEnded(attempt: number, memoryBytes: number): SourceEffect {
+  return { type: "send", message: { type: "memory-ended", attempt, memoryBytes } };
+}
+
 export function preparing(state: Phase<"preparing">, event: SourceEvent, context: SourceContext): SourceStep {
+  const { attempt } = state;
   switch (event.type) {
+    case "memory-ended":
+      if (event.attempt !== attempt) return [state, []];
+      return [{ ...state, isMemoryEnded: true }, [memoryEnded(attempt, event.memoryBytes)]];
     case "received": {
       const { message } = event;
       if (message.type === "memory-taken") {
@@ -76,7 +89,8 @@ export function preparing(state: Phase<"preparing">, event: SourceEvent, context
       }
       // Answers a `memory-begin` that was repeated after a lost link.
       if (message.type === "memory-ready") return [state, []];
-      if (message.type !== "prepared") return unexpected(state, message);
+      // Nobody can have loaded a memory that has not left yet.
+      if (message.type !== "prepared" || !state.isMemoryEnded) return unexpected(state, message);
       return [{ phase: "handing-over", link: "up" }, persistAndHandOver(context)];
     }
     case "peer-lost":

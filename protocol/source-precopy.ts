@@ -81,7 +81,7 @@ export function memoryCopy(
 /** What is left unsent stays in the sender: it is missing at the destination, and goes in post-copy. */
 function freeze({ attempt, trip, memory }: Phase<"memory-copy">): SourceStep {
   return [
-    { phase: "freezing", attempt, trip, memory, written: undefined, memoryBytes: undefined },
+    { phase: "freezing", attempt, trip, memory, memoryBytes: undefined },
     [{ type: "freeze-domain", attempt }],
   ];
 }

@@ -199,16 +199,16 @@ export type SourceState =
     }
   | { phase: "pre-copy"; link: Link; attempt: number; trip: Trip }
   | { phase: "memory-copy"; link: Link; attempt: number; trip: Trip; memory: MemoryStream }
-  /** Asked the hypervisor to freeze; gathers the three answers that `prepare` needs. */
+  /** Asked the hypervisor to freeze, then the vbds' fence to fall: `prepare` needs what that finds. */
   | {
       phase: "freezing";
       attempt: number;
       trip: Trip;
       memory: MemoryStream;
-      written: readonly BlockBitmap[] | undefined;
+      /** The stream's length, where its tail was sent before the fence answered. */
       memoryBytes: number | undefined;
     }
-  | { phase: "preparing"; attempt: number; trip: Trip; memory: MemoryStream }
+  | { phase: "preparing"; attempt: number; trip: Trip; memory: MemoryStream; isMemoryEnded: boolean }
   /** Past the point of no return. Nobody writes to the source's vbds any more. */
   | { phase: "handing-over"; link: Link }
   | { phase: "post-copy"; link: Link; sender: BlockSender }

@@ -2,8 +2,8 @@
  * The source's half of a three-phase migration (TPM) and of its incremental form (IM): PROTOCOL.md §4 to §6.
  *
  *   negotiating ─accept─▶ reconciling ─▶ pre-copy ─rest small─▶ memory-copy ─converged─▶ freezing
- *        ▲                    │              │                     ▲  │                    │ frozen, fenced,
- *        └──────peer-lost─────┘              │                     │  │                    │ memory ended
+ *        ▲                    │              │                     ▲  │                    │ frozen, fenced
+ *        └──────peer-lost─────┘              │                     │  │                    │
  *                                            │                     └──┼─peer-lost: thaw────┤
  *   aborting ◀──cancel, failed, refused──────┴────────────────────────┘                    ▼
  *      │ aborted                                                                       preparing

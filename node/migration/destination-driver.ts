@@ -101,8 +101,8 @@ export class DestinationDriver {
   #session: Session<SourceMessage> | undefined;
   #copies: Copies | undefined;
   #incoming: IncomingStream | undefined;
-  #loadAttempt: number | undefined;
-  #loaded: Promise<void> = Promise.resolve();
+  /** From `prepare` on; settles with the memory that the attempt brings. */
+  #loading: (PromiseWithResolvers<void> & { attempt: number }) | undefined;
   #prepared: PreparedState | undefined;
   readonly #storing = new Set<Promise<unknown>>();
   #unstoredBytes = 0;
@@ -351,31 +351,36 @@ export class DestinationDriver {
   #load({ attempt, memoryBytes }: Extract<DestinationEffect, { type: "load" }>): void {
     const incoming = this.#incoming;
     if (incoming === undefined) throw new Error("no memory stream was begun");
-    this.#loadAttempt = attempt;
-    this.#loaded = incoming.memory.loaded(memoryBytes);
-    this.#loaded.catch(() => undefined);
+    const loaded = incoming.memory.loaded(memoryBytes);
+    if (this.#loading?.attempt === attempt) this.#loading.resolve(loaded);
     this.#later(
       async () => {
-        await this.#loaded;
+        await loaded;
         incoming.report();
         return { type: "loaded", attempt };
       },
       // Of a `prepare` whose link was lost: the source was thawed, and its stream goes on beyond that length.
-      () => this.#incoming === incoming && this.state.phase === "loading" && this.#loadAttempt === attempt,
+      () => this.#incoming === incoming && this.#isLoading(attempt),
     );
   }
 
   #makeDurable(effect: Extract<DestinationEffect, { type: "make-durable" }>): void {
     const { attempt, generation, log, replicas, written, missing } = effect;
     this.#prepared = { generation, log, replicas, written };
+    this.#loading = { attempt, ...Promise.withResolvers<void>() };
+    this.#loading.promise.catch(() => undefined);
     this.#later(async () => {
       const copies = this.#open();
       await Promise.all(this.#storing);
       await copies.flush();
       await this.#parts.keepMissing(copies, missing);
-      if (this.state.phase === "loading" && this.#loadAttempt === attempt) this.#stage();
+      if (this.#isLoading(attempt)) this.#stage(this.#loading!.promise);
       return { type: "durable", attempt };
     });
+  }
+
+  #isLoading(attempt: number): boolean {
+    return this.state.phase === "loading" && this.#loading?.attempt === attempt;
   }
 
   async #persist(record: DestinationRecord): Promise<void> {
@@ -419,10 +424,10 @@ export class DestinationDriver {
   }
 
   /** The guest waits for this, for its memory and for both journals: all at once. */
-  #stage(): void {
+  #stage(loading: Promise<void>): void {
     const { promise, reject } = Promise.withResolvers<never>();
     this.#giveUpStaging = reject;
-    const loaded = Promise.race([this.#loaded, promise]);
+    const loaded = Promise.race([loading, promise]);
     loaded.catch(() => undefined);
     this.#staging = this.#parts.stage(loaded, this.#resumeHooks()).catch((error: unknown) => {
       // `resume` does all of it again, and says what is wrong.

@@ -431,7 +431,8 @@ export class Migrations {
     if (record.phase === "aborted") return this.#parts.metadata.journal.remove(record.migration);
     const { migration, generation, domain } = record;
     const { state: guest } = await this.#parts.domains.hypervisor(domain.hypervisor).status(domain.id);
-    const isMemoryLost = guest !== "suspended" && guest !== "incoming";
+    // What has not all arrived never will: its stream ended with the process that took it.
+    const isMemoryLost = guest !== "suspended";
     const [state, effects] = destination.restore(record, { isMemoryLost });
     // What it asked for is not in the journal, and what has arrived lies on the disk already.
     const begun = { migration, generation, domain, source: record.source, dataBytes: 0 };

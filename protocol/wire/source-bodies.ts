@@ -170,18 +170,28 @@ export const SOURCE_BODIES: MessageBodies<SourceMessage> = {
   prepare: {
     number: 0x0009,
     bitmapSets: 2,
-    write({ attempt, memoryBytes, written, missing }, to) {
+    write({ attempt, written, missing }, to) {
       to.integer(attempt);
-      to.integer(memoryBytes);
       to.bitmaps(written);
       to.bitmaps(missing);
       return undefined;
     },
     read(from) {
       const attempt = from.integer("attempt");
-      const memoryBytes = from.integer("memoryBytes");
       const written = from.bitmaps("written");
-      return { type: "prepare", attempt, memoryBytes, written, missing: from.bitmaps("missing") };
+      return { type: "prepare", attempt, written, missing: from.bitmaps("missing") };
+    },
+  },
+  "memory-ended": {
+    number: 0x000d,
+    write({ attempt, memoryBytes }, to) {
+      to.integer(attempt);
+      to.integer(memoryBytes);
+      return undefined;
+    },
+    read(from) {
+      const attempt = from.integer("attempt");
+      return { type: "memory-ended", attempt, memoryBytes: from.integer("memoryBytes") };
     },
   },
   handover: {

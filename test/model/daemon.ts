@@ -308,7 +308,7 @@ export function restoreDestination(
     return;
   }
   const [state, effects] = draft.parts.destination.restore(record, {
-    isMemoryLost: host.guest === undefined,
+    isMemoryLost: host.guest?.state !== "suspended",
   });
   addMachine(host, destinationMachine(host, record.migration, record.source as HostName, state));
   perform(draft, host.name, record.migration, effects);

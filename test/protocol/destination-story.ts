@@ -113,13 +113,11 @@ export class DestinationStory {
   }
 
   prepares(attempt = 1): readonly DestinationEffect[] {
-    return this.receives({
-      type: "prepare",
-      attempt,
-      memoryBytes: 100,
-      written: [blocks(5)],
-      missing: [blocks(7)],
-    });
+    return this.receives({ type: "prepare", attempt, written: [blocks(5)], missing: [blocks(7)] });
+  }
+
+  endsMemory(attempt = 1): readonly DestinationEffect[] {
+    return this.receives({ type: "memory-ended", attempt, memoryBytes: 100 });
   }
 
   toLoading(): this {
@@ -128,7 +126,8 @@ export class DestinationStory {
   }
 
   toPrepared(): this {
-    this.toLoading().on({ type: "loaded", attempt: 1 });
+    this.toLoading().endsMemory();
+    this.on({ type: "loaded", attempt: 1 });
     this.on({ type: "durable", attempt: 1 });
     return this;
   }

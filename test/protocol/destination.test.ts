@@ -176,18 +176,48 @@ describe("destination: receiving", () => {
 });
 
 describe("destination: loading", () => {
-  it("persists its promise before sending it, when the memory is loaded and the rest durable", () => {
+  it("persists its promise while the memory's tail is on its way, and sends it when that is loaded", () => {
     const story = new DestinationStory().toLoading();
-    expect(story.names).toEqual(["load", "make-durable"]);
-    expect(story.on({ type: "durable", attempt: 1 })).toEqual([]);
-    story.on({ type: "loaded", attempt: 1 });
-    expect(story.names).toEqual(["persist", "send prepared"]);
+    expect(story.names).toEqual(["make-durable"]);
+    story.on({ type: "durable", attempt: 1 });
+    expect(story.names).toEqual(["persist"]);
     expect(story.persisted).toMatchObject([{ phase: "prepared" }]);
+    story.endsMemory();
+    expect(story.effects).toEqual([{ type: "load", attempt: 1, memoryBytes: 100 }]);
+    story.on({ type: "loaded", attempt: 1 });
+    expect(story.names).toEqual(["send prepared"]);
+  });
+
+  it("persists its promise before sending it, when the memory was faster", () => {
+    const story = new DestinationStory().toLoading();
+    story.endsMemory();
+    expect(story.on({ type: "loaded", attempt: 1 })).toEqual([]);
+    story.on({ type: "durable", attempt: 1 });
+    expect(story.names).toEqual(["persist", "send prepared"]);
+  });
+
+  it("takes back durably what it had persisted when the link is lost, before it receives another block", () => {
+    const story = new DestinationStory().toLoading();
+    story.on({ type: "durable", attempt: 1 });
+    story.on({ type: "peer-lost" });
+    story.begins();
+    expect(story.names).toEqual(["persist", "send accept"]);
+    expect(story.persisted).toMatchObject([{ phase: "receiving" }]);
+    story.on({ type: "peer-lost" });
+    story.begins();
+    expect(story.names).toEqual(["send accept"]);
+  });
+
+  it("rejects a memory that ends twice, and the end of another", () => {
+    const story = new DestinationStory().toLoading();
+    expect(() => story.endsMemory(2)).toThrowError(ProtocolError);
+    story.endsMemory();
+    expect(() => story.endsMemory()).toThrowError(ProtocolError);
   });
 
   it("takes the log along that the source has shipped", () => {
     const story = new DestinationStory().toLoading();
-    expect(story.effects).toMatchObject([{}, { generation: 4, replicas: [{ host: "C", generation: 2 }] }]);
+    expect(story.effects).toMatchObject([{ generation: 4, replicas: [{ host: "C", generation: 2 }] }]);
   });
 
   it("goes back to receiving when the link is lost, and waits for what it was making durable", () => {
@@ -206,6 +236,7 @@ describe("destination: loading", () => {
     story.on({ type: "durable", attempt: 1 });
     story.begins();
     story.prepares(2);
+    story.endsMemory(2);
     story.on({ type: "loaded", attempt: 1 });
     story.on({ type: "durable", attempt: 2 });
     expect(story.state.phase).toBe("loading");

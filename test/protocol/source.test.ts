@@ -254,8 +254,8 @@ describe("source: memory-copy", () => {
     story.dirty(5);
     expect(story.handedOut).toEqual([]);
     expect(story.state.phase).toBe("freezing");
-    story.freezes();
-    expect(story.effects).toMatchObject([{ message: { type: "prepare" } }]);
+    story.on({ type: "domain-frozen", attempt: 1 });
+    story.on({ type: "fenced", attempt: 1, dirty: [blocks()], written: [blocks(5)] });
     expect(missingOf(story)).toEqual([5]);
   });
 });
@@ -268,14 +268,24 @@ describe("source: freezing", () => {
     expect(story.effects).toEqual([{ type: "fence", attempt: 1 }]);
   });
 
-  it("prepares when the memory's end and the fence are both known, in either order", () => {
+  it("prepares as soon as the vbds are fenced, and says afterwards when the memory has ended", () => {
     const story = new SourceStory().toFreezing();
     story.on({ type: "domain-frozen", attempt: 1 });
-    story.on({ type: "memory-ended", attempt: 1, memoryBytes: 100 });
-    expect(story.effects).toEqual([]);
     story.on({ type: "fenced", attempt: 1, dirty: [blocks(7)], written: [blocks(5, 7)] });
     expect(story.sent).toEqual(["prepare"]);
     expect(missingOf(story)).toEqual([7]);
+    story.on({ type: "memory-ended", attempt: 1, memoryBytes: 100 });
+    expect(story.effects).toMatchObject([
+      { message: { type: "memory-ended", attempt: 1, memoryBytes: 100 } },
+    ]);
+  });
+
+  it("names the memory's length after what it prepares, when its tail was faster than the fence", () => {
+    const story = new SourceStory().toFreezing();
+    story.on({ type: "domain-frozen", attempt: 1 });
+    expect(story.on({ type: "memory-ended", attempt: 1, memoryBytes: 100 })).toEqual([]);
+    story.on({ type: "fenced", attempt: 1, dirty: [blocks(7)], written: [blocks(5, 7)] });
+    expect(story.sent).toEqual(["prepare", "memory-ended"]);
   });
 
   it("thaws the domain at once when the link is lost while it is frozen", () => {
@@ -308,7 +318,9 @@ describe("source: freezing", () => {
     story.on({ type: "memory-ended", attempt: 1, memoryBytes: 1 });
     expect(story.effects).toEqual([]);
     story.freezes({ attempt: 2 });
-    expect(story.effects).toMatchObject([{ message: { type: "prepare", attempt: 2, memoryBytes: 100 } }]);
+    expect(story.effects).toMatchObject([
+      { message: { type: "memory-ended", attempt: 2, memoryBytes: 100 } },
+    ]);
   });
 
   it("unfreezes the domain when the operator cancels, before anything else", () => {
@@ -331,6 +343,14 @@ describe("source: freezing", () => {
 });
 
 describe("source: preparing", () => {
+  it("takes no promise of a memory that has not left yet, and no end of an earlier one", () => {
+    const story = new SourceStory().toFreezing();
+    story.on({ type: "domain-frozen", attempt: 1 });
+    story.on({ type: "fenced", attempt: 1, dirty: [blocks()], written: [blocks()] });
+    expect(story.on({ type: "memory-ended", attempt: 0, memoryBytes: 1 })).toEqual([]);
+    expect(() => story.receives({ type: "prepared" })).toThrowError(ProtocolError);
+  });
+
   it("persists the handover before sending it", () => {
     const story = new SourceStory().toPreparing();
     story.receives({ type: "prepared" });

@@ -140,13 +140,12 @@ describe("these octets are fixed", () => {
       {
         type: "prepare",
         attempt: 2,
-        memoryBytes: 128,
         written: [BlockBitmap.of(3, [0]), new BlockBitmap(4)],
         missing: [BlockBitmap.full(3), new BlockBitmap(4)],
       },
       [0x00, 0x09],
       [
-        ...[/* attempt */ 2, /* memoryBytes */ 0x80, 0x01],
+        /* attempt */ 2,
         ...[/* written: 2 octets */ 2, /* bits */ 2, 0b001, /* none */ 0],
         ...[/* missing: 2 octets */ 2, /* full */ 0, 0, /* none */ 0],
       ],

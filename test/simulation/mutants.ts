@@ -172,22 +172,20 @@ const destination: readonly Mutant[] = [
   {
     name: "`prepared` is sent before it is durable",
     file: "protocol/destination.ts",
-    find: `      { type: "persist", record: { phase: "prepared", source, ...reception.begun } },
-      send({ type: "prepared" }),`,
-    replace: `      send({ type: "prepared" }),
-      { type: "persist", record: { phase: "prepared", source, ...reception.begun } },`,
+    find: `[{ type: "persist", record: { phase: "prepared", source, ...begun } }, ...effects]`,
+    replace: `[...effects, { type: "persist", record: { phase: "prepared", source, ...begun } }]`,
   },
   {
     name: "`prepared` is sent before the memory is loaded",
     file: "protocol/destination.ts",
-    find: `  if (!state.isLoaded || !state.isDurable) return [state, []];`,
+    find: `  if (state.load !== "done" || !state.isDurable) return [state, []];`,
     replace: `  if (!state.isDurable) return [state, []];`,
   },
   {
     name: "`prepared` is sent before the blocks are durable",
     file: "protocol/destination.ts",
-    find: `  if (!state.isLoaded || !state.isDurable) return [state, []];`,
-    replace: `  if (!state.isLoaded) return [state, []];`,
+    find: `  if (state.load !== "done" || !state.isDurable) return [state, []];`,
+    replace: `  if (state.load !== "done") return [state, []];`,
   },
   {
     name: "a session is accepted while blocks of the last one are being stored",

@@ -2,8 +2,8 @@
  * What a guest waits for while it stands still, stage by stage: from QEMU's own events and from the phases of both
  * machines, as the two daemons note them in their logs. All hosts of a testnet share one clock.
  *
- *   source        STOP ▶ held ▶ let ▶ sent ▶ preparing ················ handing over
- *   destination              memory's tail ▶ loading ▶ loaded ▶ prepared ········· owner ▶ exported ▶ RESUME
+ *   source        STOP ▶ held ▶ let ▶ sent ···················· handing over
+ *   destination              memory's tail ▶ loaded ▶ prepared ·············· owner ▶ exported ▶ RESUME
  */
 
 import { readFile } from "node:fs/promises";
@@ -47,9 +47,7 @@ const STAGES: readonly StageKind[] = [
     owner: "qemu",
     until: { end: "destination", event: "MIGRATION", status: "completed" },
   },
-  { name: "`prepare`", owner: "ours", until: { end: "source", phase: "preparing" } },
-  { name: "to the destination", owner: "ours", until: { end: "destination", phase: "loading" } },
-  { name: "durable there", owner: "ours", until: { end: "destination", phase: "prepared" } },
+  { name: "and the rest is durable there", owner: "ours", until: { end: "destination", phase: "prepared" } },
   { name: "handed over", owner: "ours", until: { end: "source", phase: "handing-over" } },
   { name: "owned", owner: "ours", until: { end: "destination", phase: "resuming" } },
   { name: "the vbds are exported", owner: "ours", until: { end: "destination", message: "vbds exported" } },
