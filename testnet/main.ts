@@ -7,7 +7,7 @@ type Scenario = { options: string; run(args: readonly string[]): Promise<void> }
 
 const SCENARIOS: Record<string, Scenario> = {
   cluster: {
-    options: "[--hosts 20] [--slack 1] [--rest 15] [--changes 40] [--json]",
+    options: "[--hosts 20] [--slack 1] [--rest 60] [--changes 40] [--json]",
     run: runClusterScenario,
   },
   partition: {

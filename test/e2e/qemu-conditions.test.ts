@@ -10,6 +10,7 @@ import type { ClusterHost } from "../../testnet/cluster.ts";
 import { FaultLog } from "../../testnet/faults/stage.ts";
 import { isRunning } from "../../testnet/processes.ts";
 import { until } from "../../testnet/waiting.ts";
+import { mayMount } from "../privileges.ts";
 import { CAN_RUN_QEMU, SectorStage, VBD_BYTES } from "./sector-stage.ts";
 
 /** Where the domain is then, and whether it runs there or has crashed: its memory was in the QEMU that died. */
@@ -32,7 +33,7 @@ const KILLS: Partial<Record<FaultPoint, End>> = {
 };
 
 const STALL_MS = 60_000;
-const CAN_MOUNT = process.getuid?.() === 0;
+const CAN_MOUNT = mayMount();
 
 function run(command: string, ...args: string[]): void {
   execFileSync(command, args, { stdio: "pipe" });
@@ -68,13 +69,6 @@ describe.skipIf(!CAN_RUN_QEMU)("a domain of QEMU", () => {
       await asked;
       const host = end.at === "alpha" ? stage.alpha : stage.beta;
       const other = end.at === "alpha" ? stage.beta : stage.alpha;
-      const ended = await asked;
-      console.error(
-        "ENDED",
-        ended instanceof Error ? ended.message : "ok",
-        await stage.stateOn(stage.alpha),
-        await stage.stateOn(stage.beta),
-      );
       await stage.comesTo(host, end.state);
       await until("the other host has let go of it", () =>
         stage.guestOn(other) === undefined ? true : undefined,

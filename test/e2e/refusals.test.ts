@@ -10,6 +10,7 @@ import type { ApiErrorBody } from "../../node/control/api.ts";
 import { Cluster, type ClusterHost } from "../../testnet/cluster.ts";
 import { FaultLog } from "../../testnet/faults/stage.ts";
 import { until } from "../../testnet/waiting.ts";
+import { mayMount } from "../privileges.ts";
 import {
   createDomain,
   expectUnharmed,
@@ -150,8 +151,7 @@ describe("the destination's copy is not what it was", () => {
   });
 });
 
-/** Small file systems need a mount, and a mount needs root. */
-const canMount = process.getuid?.() === 0;
+const canMount = mayMount();
 
 describe.skipIf(!canMount)("the destination is full", () => {
   const SIZE_BYTES = 24 * 2 ** 20;

@@ -5,27 +5,19 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { afterEach, expect, it } from "vitest";
 import { Namespaces } from "../../../testnet/cluster/namespaces.ts";
+import { mayNamespaces } from "../../privileges.ts";
 
 const CHILD = fileURLToPath(new URL("mdns.child.ts", import.meta.url));
 const NAMES = ["alpha", "beta"] as const;
 
 const namespaces = new Namespaces(NAMES);
 const children: ChildProcess[] = [];
+const CAN_NAMESPACES = mayNamespaces();
+
 afterEach(() => {
   for (const child of children.splice(0)) child.kill("SIGKILL");
-  if (mayNamespaces()) namespaces.stop();
+  if (CAN_NAMESPACES) namespaces.stop();
 });
-
-/** Root, and `ip`. */
-function mayNamespaces(): boolean {
-  if (process.getuid?.() !== 0) return false;
-  try {
-    execFileSync("ip", ["netns", "list"], { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 type Said = { self?: string; peer?: string; addresses?: string[] };
 
@@ -45,7 +37,7 @@ function start(name: string): AsyncIterator<Said> {
   };
 }
 
-it.runIf(mayNamespaces())(
+it.runIf(CAN_NAMESPACES)(
   "two hosts that say it hear where the other is, with the port that it listens on",
   async () => {
     namespaces.start();
