@@ -12,6 +12,7 @@ import { multiaddr } from "@multiformats/multiaddr";
 import { z } from "zod";
 import { BLOCKS_PER_MESSAGE_MAX, NAME_LENGTH_MAX } from "../protocol/limits.ts";
 import { ADDRESSES_MAX } from "../protocol/members/statement.ts";
+import { parseConfigText } from "./config-text.ts";
 import { checkSocketPath, defaultDataDir } from "./control/socket-path.ts";
 import { NodeError } from "./errors.ts";
 import { parseListen } from "./listen.ts";
@@ -319,10 +320,10 @@ const REMOVED: ReadonlyMap<string, string> = new Map([
   ],
 ]);
 
-/** The JSON of `file`; undefined when there is no such file. Throws CONFIG_INVALID. */
+/** What `file` says; undefined when there is no such file. Throws CONFIG_INVALID. */
 export async function readConfigFile(file: string): Promise<unknown> {
   try {
-    return JSON.parse(await readFile(file, "utf8"));
+    return parseConfigText(await readFile(file, "utf8"));
   } catch (cause) {
     if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return undefined;
     const reason = cause instanceof Error ? cause.message : String(cause);

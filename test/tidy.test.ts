@@ -47,6 +47,7 @@ const CLI_MAY_IMPORT = [
   // `init`, `join` and `up`: they read and write the configuration, the key and the cluster before there is a daemon.
   "node/config.ts",
   "node/config-flags.ts",
+  "node/config-text.ts",
   "node/identity.ts",
   "node/listen.ts",
   "node/daemon.ts",
@@ -389,7 +390,11 @@ function isCheckout(): boolean {
 }
 
 function committed(): string[] {
-  const listed = execFileSync("git", ["ls-files", "-z"], { cwd: ROOT, encoding: "utf8", maxBuffer: 1 << 26 });
+  const listed = execFileSync("git", ["-c", "safe.directory=*", "ls-files", "-z"], {
+    cwd: ROOT,
+    encoding: "utf8",
+    maxBuffer: 1 << 26,
+  });
   return listed.split("\0").filter((path) => path !== "");
 }
 

@@ -3,8 +3,9 @@
  * there, `join` and `up` on each of the others.
  */
 
-import { readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
+import { readConfigFile } from "../node/config.ts";
 import { configFile } from "../node/data-folder.ts";
 import { type Build, sojournJson } from "./executable.ts";
 
@@ -45,7 +46,7 @@ export async function joinHost(plan: HostPlan, token: string): Promise<string> {
 /** What no command asks for, as an operator's editor would: before the daemon runs. */
 export async function editConfig({ dataDir }: HostPlan, settings: Record<string, unknown>): Promise<void> {
   const file = configFile(dataDir);
-  const config = JSON.parse(await readFile(file, "utf8")) as Record<string, unknown>;
+  const config = (await readConfigFile(file)) as Record<string, unknown>;
   await writeFile(file, `${JSON.stringify({ ...settings, ...config }, null, 2)}\n`);
 }
 

@@ -28,7 +28,7 @@ export function addCreate(program: Command): void {
     .argument("[name]", "the domain's name")
     .option("--hypervisor <kind>", "the adapter that runs it", "wasm")
     .option("--from-xl <file>", "xen: all of it from a configuration of xl, whose disks stay where they are")
-    .option("--memory <size>", "the guest's memory", size)
+    .option("--memory <size>", "the guest's memory (wasm: 64MiB unless said)", size)
     .option(
       "--vbd <name=size|name=path>",
       "a new vbd, or a file or device as it is; repeatable",
@@ -71,14 +71,18 @@ function vbdRequest(text: string): VbdRequest {
   return { name, sizeBytes: size(value) };
 }
 
+/** Enough for every workload of the embedded guest. */
+const WASM_MEMORY_BYTES = 64 << 20;
+
 function createParams(name: string | undefined, options: CreateCliOptions): Api["create"]["params"] {
   const { hypervisor, memory } = options;
   if (name === undefined) throw new UsageError("the domain needs a name");
-  if (memory === undefined) throw new UsageError("--memory says how much the guest gets");
+  if (memory === undefined && hypervisor !== "wasm")
+    throw new UsageError("--memory says how much the guest gets");
   return {
     name,
     hypervisor,
-    memoryBytes: memory,
+    memoryBytes: memory ?? WASM_MEMORY_BYTES,
     vbds: withImage(options.vbd ?? [], options),
     config: adapterConfig(options),
   };

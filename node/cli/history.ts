@@ -104,11 +104,13 @@ function formatCustody(report: CustodyChain & Partial<CustodyReport>): string {
   return `${table}${notes.map(printable).join("\n")}\n`;
 }
 
-function verdictOf({ certificates, problems }: CustodyChain): string[] {
+function verdictOf({ certificates, problems, incomplete }: CustodyChain): string[] {
   const [first] = certificates;
   if (problems.length > 0) return [];
   if (first === undefined) return ["no handover yet: the domain is where it was created"];
+  const signed =
+    incomplete.length === 0 ? "is signed by whom it names" : "bears no signature but of whom it names";
   return [
-    `sound from generation ${first.generation} on: every certificate is signed by whom it names and follows the one before it`,
+    `sound from generation ${first.generation} on: every certificate ${signed} and follows the one before it`,
   ];
 }

@@ -51,6 +51,7 @@ export function addHostOptions(command: Command): Command {
 /** Writes the configuration and the key where they are missing. Throws CONFIG_INVALID before anything is written. */
 export async function prepareHost(options: HostOptions) {
   const { parseConfig, readConfigFile } = await import("../config.ts");
+  const { configText } = await import("../config-text.ts");
   const { loadIdentity, loadOrCreateIdentity } = await import("../identity.ts");
   const dataDir = resolve(options.dataDir);
   const file = configFile(dataDir);
@@ -64,7 +65,7 @@ export async function prepareHost(options: HostOptions) {
   }
   const keyCreated = (await loadIdentity(key)) === undefined;
   const identity = await loadOrCreateIdentity(key);
-  if (existing === undefined) await writeNew(file, `${JSON.stringify(wanted, null, 2)}\n`);
+  if (existing === undefined) await writeNew(file, configText(wanted, await reference()));
   return { config, file, key, identity, configCreated: existing === undefined, keyCreated };
 }
 
@@ -91,11 +92,15 @@ async function init(options: InitOptions): Promise<void> {
 }
 
 async function printReference(): Promise<void> {
+  process.stdout.write(await reference());
+}
+
+async function reference(): Promise<string> {
   const [{ NodeConfigSchema }, { configReference }] = await Promise.all([
     import("../config.ts"),
     import("../config-flags.ts"),
   ]);
-  process.stdout.write(configReference(NodeConfigSchema));
+  return configReference(NodeConfigSchema);
 }
 
 /** What the command line says over what the file says. The folder is where the file is, so the file need not say it. */

@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { parseConfigText } from "../config-text.ts";
 import { configFile } from "../data-folder.ts";
 import { controlError } from "./errors.ts";
 
@@ -42,7 +43,7 @@ export function findSocketPath({
  */
 function configuredSocketPath(dataDir: string): string | undefined {
   try {
-    const config: unknown = JSON.parse(readFileSync(configFile(dataDir), "utf8"));
+    const config: unknown = parseConfigText(readFileSync(configFile(dataDir), "utf8"));
     const socketPath = (config as { api?: { socketPath?: unknown } } | null)?.api?.socketPath;
     return typeof socketPath === "string" && socketPath !== "" ? socketPath : undefined;
   } catch {

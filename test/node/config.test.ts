@@ -196,12 +196,14 @@ test("the flags' helper knows nothing of this schema", () => {
   ]);
 });
 
-test("a configuration file is JSON; one that is not there is no mistake, one that is not JSON is", async () => {
+test("a configuration file is JSON with lines of comments; one that is not there is no mistake, one that is not JSON is", async () => {
   const folder = await mkdtemp(join(tmpdir(), "sojourn-config-"));
   const file = join(folder, "config.json");
   expect(await readConfigFile(file)).toBeUndefined();
   await writeFile(file, '{"name": "a"}');
   expect(await readConfigFile(file)).toEqual({ name: "a" });
+  await writeFile(file, '// this host\n{\n  // as people call it\n  "name": "a // b"\n}\n// the end\n');
+  expect(await readConfigFile(file)).toEqual({ name: "a // b" });
   await writeFile(file, "{name: a}");
   await expect(readConfigFile(file)).rejects.toMatchObject({
     code: "CONFIG_INVALID",

@@ -397,7 +397,7 @@ describe("a command line that cannot be", () => {
     [["list", "--jsno"], /unknown option '--jsno'; Did you mean --json\?/],
     [["migrate", "web"], /missing required argument 'host'/],
     [["list", "web"], /too many arguments/],
-    [["create", "web"], /--memory says how much the guest gets/],
+    [["create", "web", "--hypervisor", "qemu"], /--memory says how much the guest gets/],
     [["create", "--memory", "1MiB"], /the domain needs a name/],
     [["create", "web", "--memory", "much"], /argument 'much' is invalid. It must be a size/],
     [["create", "web", "--memory", "1MiB", "--vbd", "root"], /NAME=SIZE or NAME=PATH/],

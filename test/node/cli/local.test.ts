@@ -6,6 +6,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { readConfigFile } from "../../../node/config.ts";
 import { runSojourn, spawnSojourn } from "./run-sojourn.ts";
 
 let folder: string;
@@ -37,10 +38,12 @@ describe("init", () => {
       keyCreated: true,
       host: expect.stringMatching(/^12D3KooW/),
     });
-    expect(JSON.parse(await readFile(join(dataDir, "config.json"), "utf8"))).toEqual({
+    expect(await readConfigFile(join(dataDir, "config.json"))).toEqual({
       name: "alpha",
       control: { listen: "127.0.0.1:4801" },
     });
+    const text = await readFile(join(dataDir, "config.json"), "utf8");
+    expect(text).toMatch(/^\/\/ migration\.iterationsMax\n\/\/ {5}\S.*\n\/\/ {5}default 30: /m);
     for (const file of ["config.json", "host.key"]) {
       expect((await stat(join(dataDir, file))).mode & 0o777, file).toBe(0o600);
     }
