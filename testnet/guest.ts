@@ -1,6 +1,7 @@
 /** The embedded guest as a scenario sees it, through a daemon's `show`. */
 
 import { z } from "zod";
+import { BLOCK_SIZE_BYTES } from "../protocol/units.ts";
 import type { Cluster, ClusterHost } from "./cluster.ts";
 import { processesOf } from "./processes.ts";
 import { pause } from "./waiting.ts";
@@ -32,6 +33,13 @@ export async function guestFigures(host: ClusterHost, domain: string): Promise<G
   if (guest === undefined)
     throw new Error(`${host.name} says nothing of the guest of ${domain}: it is ${state}`);
   return GuestFigures.parse(guest);
+}
+
+/** Blocks that the guest can have written between two looks, at most: a write that does not begin at an edge has one more. */
+export function blocksWritten(before: GuestFigures, after: GuestFigures): number {
+  return (
+    Math.ceil((after.bytesWritten - before.bytesWritten) / BLOCK_SIZE_BYTES) + after.writes - before.writes
+  );
 }
 
 /** Resolves when the guest has written what it writes before its workload begins. */

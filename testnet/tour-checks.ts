@@ -21,6 +21,8 @@ export type HopEvidence = {
   allocatedBlocks: number;
   /** Blocks in which those differ from the replica that the destination had. */
   differingBlocks: number | undefined;
+  /** Of a return: blocks that the guest can have written since it left that host, by its own count. */
+  writtenBlocksMax: number | undefined;
   verify: VerifyReport;
   before: GuestFigures;
   after: GuestFigures;
@@ -52,6 +54,8 @@ export function checkHop(evidence: HopEvidence): Check[] {
       `uptime ${before.uptimeMs} to ${after.uptimeMs} ms, ${after.writes - before.writes} writes meanwhile`,
     ),
   ];
+  const { writtenBlocksMax } = evidence;
+  if (writtenBlocksMax !== undefined) checks.push(checkChanged(report, writtenBlocksMax));
   if (differingBlocks !== undefined) checks.push(checkDiffering(report, differingBlocks));
   if (evidence.linkBytes !== undefined) checks.push(checkLink(report, evidence.linkBytes));
   return checks;
@@ -77,6 +81,15 @@ function checkReturnBytes({ report }: HopEvidence): Check {
     "the disk bytes of a return",
     report.diskBytesSent <= max,
     `${report.diskBytesSent} sent, ${max} allowed: ${report.blocksChanged} changed blocks, ${report.blocksResent} resent`,
+  );
+}
+
+/** Without it a migration that called every block changed could send them all. */
+function checkChanged({ blocksChanged }: HopReport, writtenBlocksMax: number): Check {
+  return check(
+    "the changed blocks of a return",
+    blocksChanged <= writtenBlocksMax,
+    `${blocksChanged} were reported as changed, the guest wrote no more than ${writtenBlocksMax} since it left`,
   );
 }
 

@@ -9,7 +9,14 @@ import { formatProgress } from "../node/cli/progress.ts";
 import { formatSize } from "../node/sizes.ts";
 import { Cluster, type ClusterHost, removeCluster } from "./cluster.ts";
 import { complain } from "./complaints.ts";
-import { guestFigures, guestIsFilled, guestProcesses, runningOn } from "./guest.ts";
+import {
+  blocksWritten,
+  type GuestFigures,
+  guestFigures,
+  guestIsFilled,
+  guestProcesses,
+  runningOn,
+} from "./guest.ts";
 import { StatusLine } from "./status-line.ts";
 import { type Check, check, checkHop } from "./tour-checks.ts";
 import { type Hop, hopsOf, hostsOf, parseTourOptions, type TourOptions } from "./tour-options.ts";
@@ -25,6 +32,8 @@ class Tour {
   readonly #status: StatusLine;
   /** Per host that the domain has left: its vbds as they were left, in the domain's order. */
   readonly #left = new Map<string, readonly BlockSums[]>();
+  /** The guest's, by the host that it left then. */
+  readonly #figuresAtLeaving = new Map<string, GuestFigures>();
   readonly hops: HopResult[] = [];
 
   constructor(cluster: Cluster, { options, status }: { options: TourOptions; status: StatusLine }) {
@@ -83,13 +92,16 @@ class Tour {
     const after = await guestFigures(destination, DOMAIN);
 
     const replica = this.#left.get(to);
+    const figuresThen = this.#figuresAtLeaving.get(to);
     const left = await this.#vbdsOf(source);
     this.#left.set(from, left);
+    this.#figuresAtLeaving.set(from, before);
     const evidence = {
       report,
       isReturn: replica !== undefined,
       allocatedBlocks: left.reduce((sum, sums) => sum + countNonZero(sums), 0),
       differingBlocks: replica?.reduce((sum, sums, index) => sum + countDiffering(sums, left[index]!), 0),
+      writtenBlocksMax: figuresThen === undefined ? undefined : blocksWritten(figuresThen, after),
       verify,
       before,
       after,

@@ -48,6 +48,7 @@ const FIRST: HopEvidence = {
   isReturn: false,
   allocatedBlocks: 1000,
   differingBlocks: undefined,
+  writtenBlocksMax: undefined,
   verify: { domain: "d", name: "tour", ok: true, errors: 0, durationMs: 1 },
   before: GUEST,
   after: { ...GUEST, uptimeMs: 11, steps: 11 },
@@ -61,6 +62,7 @@ const RETURN: HopEvidence = {
   report: { ...REPORT, rung: "bitmaps" },
   isReturn: true,
   differingBlocks: 990,
+  writtenBlocksMax: 1000,
 };
 
 function failed(evidence: HopEvidence): string[] {
@@ -90,6 +92,11 @@ describe("a hop", () => {
     const report = { ...RETURN.report, blocksChanged: 100, diskBytesSent: 100 * 4096 };
     expect(failed({ ...RETURN, report, differingBlocks: 100 })).toEqual([]);
     expect(failed({ ...RETURN, report })).toEqual(["no changed block was overlooked"]);
+  });
+
+  it("cannot call blocks changed that the guest did not write, however well its bytes fit then", () => {
+    const report = { ...RETURN.report, blocksChanged: 1001, diskBytesSent: 1001 * 4096 };
+    expect(failed({ ...RETURN, report })).toEqual(["the changed blocks of a return"]);
   });
 
   it.each<[string, Partial<HopEvidence>]>([

@@ -6,8 +6,7 @@
 
 import type { HopReport } from "../../node/control/api.ts";
 import type { FaultPoint } from "../../node/fault-points.ts";
-import { BLOCK_SIZE_BYTES } from "../../protocol/units.ts";
-import { type GuestFigures, guestFigures } from "../guest.ts";
+import { blocksWritten, type GuestFigures, guestFigures } from "../guest.ts";
 import { bytesMax } from "../tour-checks.ts";
 import { pause, until } from "../waiting.ts";
 import { disturbed, withForeignReplica } from "./disturbed.ts";
@@ -105,7 +104,7 @@ function linkCase(phase: Phase, how: Break, outageMs: number): FaultCase {
     name: `link-${how}-${seconds}s-${phase.name}`,
     side: "link",
     fault: `data link ${how === "cut" ? "cut" : "stalled"} for ${seconds} s, ${phase.name}`,
-    isFast: how === "cut" && outageMs === OUTAGES_MS[0],
+    isFast: outageMs === OUTAGES_MS[0] && (how === "cut" || phase.name === "post-copy"),
     workload: "web",
     async run(stage, options) {
       const actor = await stage.perform(options.name, options);
@@ -159,10 +158,7 @@ async function failed(asked: Promise<Asked>): Promise<void> {
 /** Nothing started over: what is sent twice was in flight when the link broke, or was written again since. */
 function checkBytes(report: HopReport, before: GuestFigures, after: GuestFigures): void {
   const { blocksChanged, blocksResent, diskBytesSent, memoryBytesSent } = report;
-  // A write that does not begin at a block's edge touches one block more.
-  const written =
-    (after.bytesWritten - before.bytesWritten) / BLOCK_SIZE_BYTES + after.writes - before.writes;
-  const resentMax = Math.ceil(IN_FLIGHT_BLOCKS + written);
+  const resentMax = IN_FLIGHT_BLOCKS + blocksWritten(before, after);
   if (blocksResent > resentMax) {
     throw new Error(`${blocksResent} blocks were sent again, at most ${resentMax} had reason to`);
   }
