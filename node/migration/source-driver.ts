@@ -3,7 +3,7 @@
  * the effects of `protocol/source.ts` and answers with events; every decision is made there.
  *
  * The link: the driver dials while the machine wants a peer, waits longer after each failure, and gives a
- * connection up when the peer has not answered a ping for `stallTimeoutMs`. Nothing else is timed.
+ * connection up when the peer has not answered a ping for `stallTimeoutMs`. Only a frozen guest's wait is timed, too.
  */
 
 import { ProtocolError } from "../../protocol/errors.ts";

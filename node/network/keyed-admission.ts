@@ -7,7 +7,8 @@
  *
  * Both ends then mix the key's secret and all that was said here into the handshake proper: into Noise as its
  * prologue, into TLS as a proof over the session. So the ids need no secrecy, and whoever changes them on the way
- * gets no handshake. A listener that knows none of the keys has said nothing when it closes.
+ * gets no handshake. A listener that knows none of the keys has said nothing of its own when it closes: libp2p's names
+ * of protocols, which the two ends exchange before, are all that a stranger hears.
  */
 
 import { createHash } from "node:crypto";
